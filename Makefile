@@ -1,0 +1,65 @@
+# The targets make what they need: a virtual environment in .venv with this program (editable) and its tools.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help run test check bench coverage format examples clean
+
+help:
+	@echo "make run       serve examples/firmware on port 8000"
+	@echo "make test      run the tests (trial tests)"
+	@echo "make check     ruff, mypy, documentation, news fragments"
+	@echo "make coverage  run the tests and report the lines and branches they reach"
+	@echo "make bench     compare with nginx and http.server (Debian packages nginx, wrk)"
+	@echo "make format    lay the code out with ruff"
+	@echo "make examples  make examples/firmware anew with esptool"
+	@echo "make clean     remove what the targets made"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || \
+	  { echo "make: Python's venv module is incomplete; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Only what serving needs, so that the first `make run` is quick.
+$(VENV)/run.stamp: $(VENV)/bin/python setup.py pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=24' 'setuptools>=77'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(VENV)/run.stamp
+	$(BIN)/twistd --nodaemon --pidfile= ota --dir examples/firmware --state $(VENV)/state --port 8000 --log info
+
+test: $(VENV)/dev.stamp
+	$(BIN)/trial tests
+
+coverage: $(VENV)/dev.stamp
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m twisted.trial tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m tests.documents
+	$(BIN)/towncrier build --draft --version NEXT >$(VENV)/news.txt
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp
+	$(BIN)/python -m bench
+
+examples: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.images examples/firmware
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage* .mypy_cache .ruff_cache .hypothesis
