@@ -1,0 +1,1 @@
+"""What there is to serve: names, versions, images and the catalog of a folder."""

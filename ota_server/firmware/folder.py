@@ -1,0 +1,236 @@
+"""Reading the firmware folder: from files to catalogs.
+
+Everything here may block (files, hashing), and runs in a worker thread; the time is an argument.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+
+from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image
+from ota_server.firmware.digests import DigestStore, Finding
+from ota_server.firmware.image import ImageError, read_image
+from ota_server.firmware.naming import FileName, NamingError, is_name, parse_file_name
+
+SETTLE_TIME = 1.0
+"""How long a file must have been seen unchanged before it is read and offered, in seconds."""
+
+QUIET_TIME = 2.0
+"""A file that was last changed this long before it is first seen, in seconds, counts as settled at once."""
+
+
+@attrs.frozen
+class Notice:
+    """One thing about a file that its owner should know: a file that isn't served, and why."""
+
+    file: str
+    reason: str
+
+
+@attrs.frozen
+class Reading:
+    """What one reading of the folder gave.
+
+    `notices` are those not given before. `unsettled` says that some file is still changing, and that it is
+    worth reading again after SETTLE_TIME. `folders` are those that were listed, each with its inode number.
+    """
+
+    catalog: Catalog
+    notices: tuple[Notice, ...]
+    unsettled: bool
+    folders: frozenset[tuple[Path, int]]
+
+
+@attrs.define
+class _Seen:
+    """A file as it was at the last reading, when that was first so, and what came of it."""
+
+    identity: FileIdentity
+    since: float
+    image: Image | None = None
+
+
+class Folder:
+    """A firmware folder, and what is known of it since the last reading. One thread at a time may read it."""
+
+    def __init__(self, root: Path, digests: DigestStore) -> None:
+        self.root = root
+        self.catalog = Catalog.empty()
+        self._digests = digests
+        self._findings: dict[FileIdentity, Finding] | None = None
+        self._seen: dict[tuple[str, str], _Seen] = {}
+        self._names: dict[str, FileName | str] = {}
+        self._given: set[Notice] = set()
+        self._closing = threading.Event()
+
+    def close(self) -> None:
+        """Make a reading that is under way stop soon, with InterruptedError. May be called from any thread."""
+        self._closing.set()
+
+    def read(self, now: float, monotonic: float) -> Reading:
+        """Read the folder once and return the new catalog, the very same object where nothing has changed.
+
+        `now` is the time of day and `monotonic` a clock that never jumps, both in seconds. Raises OSError
+        where the folder can't be listed or what was found out can't be kept, InterruptedError after `close`.
+        """
+        if self._findings is None:
+            self._findings = self._digests.load()
+        notices: set[Notice] = set()
+        folders = {(self.root, os.stat(self.root).st_ino)}
+        seen: dict[tuple[str, str], _Seen] = {}
+        unread: dict[tuple[str, str], FileName] = {}
+        unsettled = False
+        for channel, file, identity in self._list(notices, folders):
+            name = self._parse(file)
+            if isinstance(name, str):
+                notices.add(Notice(_place(channel, file), name))
+                continue
+            key = (channel, file)
+            last = self._seen.get(key)
+            if last is not None and last.identity == identity:
+                seen[key] = last
+                if last.image is not None:
+                    continue
+            else:
+                last = seen[key] = _Seen(identity, monotonic)
+            quiet = now - max(identity.mtime_ns, identity.ctime_ns) / 1e9 >= QUIET_TIME
+            if quiet or monotonic - last.since >= SETTLE_TIME:
+                unread[key] = name
+            else:
+                unsettled = True
+        found = self._find_out({seen[key].identity: key for key in unread})
+        for key, name in unread.items():
+            unsettled |= not self._shelve(key, name, seen[key], notices)
+        self._seen = seen
+        self._publish()
+        try:
+            self._digests.save(found, self._forget())
+        except OSError as error:
+            notices.add(Notice("the state folder", f"can't be written, so that a restart reads all anew: {error}"))
+        fresh = notices - self._given
+        self._given = notices
+        return Reading(self.catalog, tuple(sorted(fresh, key=attrs.astuple)), unsettled, frozenset(folders))
+
+    def _list(self, notices: set[Notice], listed: set[tuple[Path, int]]) -> Iterator[tuple[str, str, FileIdentity]]:
+        """List the files of the folder and of its channels, as (channel, file name, identity)."""
+        folders = [(STABLE, self.root)]
+        for channel, folder in folders:  # which grows meanwhile
+            try:
+                entries = os.scandir(folder)
+            except OSError as error:
+                if folder is self.root:
+                    raise
+                notices.add(Notice(f"{channel}/", f"can't be listed: {error.strerror}"))
+                continue
+            with entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    try:
+                        status = entry.stat()
+                    except OSError as error:
+                        notices.add(Notice(_place(channel, entry.name), f"can't be looked at: {error.strerror}"))
+                        continue
+                    if stat.S_ISREG(status.st_mode):
+                        identity = FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                        yield channel, entry.name, identity
+                    elif stat.S_ISDIR(status.st_mode) and channel == STABLE:
+                        if is_name(entry.name) and entry.name != STABLE:
+                            folders.append((entry.name, Path(entry.path)))
+                            listed.add((Path(entry.path), status.st_ino))
+                        else:
+                            notices.add(Notice(f"{entry.name}/", "is no name for a channel"))
+
+    def _parse(self, file: str) -> FileName | str:
+        """Read a file's name, or say what is wrong with it; remembered, since most names stay."""
+        try:
+            return self._names[file]
+        except KeyError:
+            try:
+                name: FileName | str = parse_file_name(file)
+            except NamingError as error:
+                name = str(error)
+            self._names[file] = name
+            return name
+
+    def _path(self, key: tuple[str, str]) -> Path:
+        channel, file = key
+        return self.root / file if channel == STABLE else self.root / channel / file
+
+    def _find_out(self, wanted: dict[FileIdentity, tuple[str, str]]) -> dict[FileIdentity, Finding]:
+        """Read the files whose findings aren't known yet, several at a time, and return what was found."""
+        assert self._findings is not None
+        unknown = {identity: self._path(key) for identity, key in wanted.items() if identity not in self._findings}
+        if not unknown:
+            return {}
+        # Hashing lets other threads run meanwhile, so two or four share the work of a first start.
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
+            results = readers.map(self._examine, unknown.values(), unknown)
+            found = {identity: finding for identity, finding in zip(unknown, results, strict=True) if finding}
+        self._findings.update(found)
+        return found
+
+    def _examine(self, path: Path, identity: FileIdentity) -> Finding | None:
+        """Read one file; None where it changed meanwhile or can't be read now, so that a later reading decides."""
+        if self._closing.is_set():
+            raise InterruptedError("reading was called off")
+        try:
+            with open(path, "rb", buffering=0) as file:
+                try:
+                    finding: Finding = read_image(file, lambda: not self._closing.is_set())
+                except ImageError as error:
+                    finding = error
+                return finding if identify(file.fileno()) == identity else None
+        except InterruptedError:
+            raise
+        except OSError:
+            return None
+
+    def _shelve(self, key: tuple[str, str], name: FileName, seen: _Seen, notices: set[Notice]) -> bool:
+        """Make a settled file an image of the catalog, or note why not; False where that isn't known yet."""
+        assert self._findings is not None
+        finding = self._findings.get(seen.identity)
+        if finding is None:
+            notices.add(Notice(_place(*key), "can't be read"))
+        elif isinstance(finding, ImageError):
+            notices.add(Notice(_place(*key), f"is not offered: {finding}"))
+        else:
+            seen.image = Image(key[0], self._path(key), name, seen.identity, finding)
+        return finding is not None
+
+    def _publish(self) -> None:
+        """Make a new catalog if any image came or went."""
+        channels: dict[str, dict[str, Image]] = {}
+        for (channel, file), seen in self._seen.items():
+            if seen.image is not None:
+                channels.setdefault(channel, {})[file] = seen.image
+        old = {name: channel.files for name, channel in self.catalog.channels.items() if channel.files}
+        if channels != old:
+            self.catalog = self.catalog.replace(channels)
+
+    def _forget(self) -> set[FileIdentity]:
+        """Drop what is remembered of names and files that are no more; return whose findings went."""
+        assert self._findings is not None
+        gone = self._findings.keys() - {seen.identity for seen in self._seen.values()}
+        for identity in gone:
+            del self._findings[identity]
+        if len(self._names) > 2 * len(self._seen) + 1000:
+            self._names.clear()
+        return gone
+
+
+def _place(channel: str, file: str) -> str:
+    return file if channel == STABLE else f"{channel}/{file}"
+
+
+def identify(descriptor: int) -> FileIdentity:
+    """Return the identity of an open file."""
+    status = os.fstat(descriptor)
+    return FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

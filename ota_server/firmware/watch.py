@@ -1,0 +1,224 @@
+"""Following the folder: notices its changes and publishes new catalogs.
+
+A reading of the folder on a timer is the truth, on every system and kind of mount. On Linux the kernel's
+notifications make it quicker, as hints only: an overflow or a lost watch costs time, never a file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorFromThreads, IReactorTime
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.filepath import FilePath
+from twisted.python.threadpool import ThreadPool
+
+from ota_server.firmware.catalog import Catalog
+from ota_server.firmware.folder import SETTLE_TIME, Folder, Reading
+
+MIN_INTERVAL = 1.0
+MAX_INTERVAL = 6.0
+"""Bounds of the time between two readings, in seconds: at most so long, to be noticed within 10 s."""
+
+READING_SHARE = 1 / 20
+"""How much of its time a thread may spend reading the folder, where the bounds allow it."""
+
+HINT_DELAY = 0.05
+"""How long after a notification the folder is read, in seconds, so that several changes make one reading."""
+
+if sys.platform == "linux":
+    from twisted.internet import inotify
+
+    _HINT_MASK = (
+        inotify.IN_CLOSE_WRITE
+        | inotify.IN_MOVED_FROM
+        | inotify.IN_MOVED_TO
+        | inotify.IN_CREATE
+        | inotify.IN_DELETE
+        | inotify.IN_ATTRIB
+    )
+
+MAX_FIRST_WAIT = 10.0
+"""How long the first catalog waits for files that keep changing, in seconds."""
+
+
+class IWatcherReactor(IReactorTime, IReactorFromThreads):
+    """What following a folder needs of a reactor."""
+
+
+class FolderWatcher(Service):
+    """Reads a folder again and again in a thread, and holds the newest catalog.
+
+    `now` returns the time of day in seconds. `published` is called with each new catalog, in the reactor.
+    `hints` makes the system's notifications, given what they shall call; None does without.
+    """
+
+    name = "folder"
+    log = Logger()
+
+    def __init__(
+        self,
+        folder: Folder,
+        reactor: IWatcherReactor,
+        pool: ThreadPool,
+        now: Callable[[], float],
+        published: Callable[[Catalog], None] = lambda catalog: None,
+        hints: Callable[[Callable[[], None]], Hints] | None = None,
+    ) -> None:
+        self.catalog: Catalog | None = None
+        self._folder = folder
+        self._reactor = reactor
+        self._pool = pool
+        self._now = now
+        self._published = published
+        self._waiters: list[Deferred[None]] = []
+        self._next: IDelayedCall | None = None
+        self._reading: Deferred[None] | None = None
+        self._changed = False
+        self._trouble = ""
+        self._hints = hints(self.hint) if hints is not None else None
+        self._started = 0.0
+
+    def when_ready(self) -> Deferred[None]:
+        """Return a Deferred that fires once there is a catalog."""
+        ready: Deferred[None] = Deferred(self._waiters_remove)
+        if self.catalog is not None:
+            ready.callback(None)
+        else:
+            self._waiters.append(ready)
+        return ready
+
+    def _waiters_remove(self, ready: Deferred[None]) -> None:
+        self._waiters.remove(ready)
+
+    def startService(self) -> None:
+        """Read the folder for the first time, and from then on."""
+        super().startService()
+        self._started = self._reactor.seconds()
+        self._read()
+
+    def stopService(self) -> Deferred[None] | None:
+        """Stop; the returned Deferred fires when the thread is idle."""
+        super().stopService()
+        self._folder.close()
+        if self._hints is not None:
+            self._hints.close()
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        return self._reading
+
+    def hint(self) -> None:
+        """Read the folder soon, since something there has changed."""
+        if self._reading is not None:
+            self._changed = True
+        elif self.running:
+            self._read_in(HINT_DELAY)
+
+    def _read_in(self, delay: float) -> None:
+        """Read the folder after a delay in seconds, or earlier where that is due already."""
+        if self._next is not None:
+            if self._next.getTime() <= self._reactor.seconds() + delay:
+                return
+            self._next.cancel()
+        self._next = self._reactor.callLater(delay, self._read)
+
+    def _read(self) -> None:
+        self._next = None
+        self._changed = False
+        began = self._reactor.seconds()
+        reading = deferToThreadPool(self._reactor, self._pool, self._folder.read, self._now(), began)
+        taken: Deferred[bool] = reading.addCallbacks(self._take, self._fail)
+        taken.addErrback(self._give_up)
+        self._reading = taken.addCallback(self._schedule, began)
+
+    def _take(self, reading: Reading) -> bool:
+        """Publish what was read; return whether something is still changing."""
+        if self._trouble:
+            self._trouble = ""
+            self.log.warn("{folder} can be read again", folder=str(self._folder.root))
+        for notice in reading.notices:
+            self.log.warn("{file!a} {reason}", file=notice.file, reason=notice.reason)
+        if self._hints is not None:
+            self._hints.watch(reading.folders)
+        first = self.catalog is None
+        if first and reading.unsettled and self._reactor.seconds() - self._started < MAX_FIRST_WAIT:
+            return True
+        if reading.catalog is not self.catalog:
+            self.catalog = reading.catalog
+            self.log.info(
+                "{folder}: {images} images of {projects} projects",
+                folder=str(self._folder.root),
+                images=len(reading.catalog),
+                projects=sum(len(channel.projects) for channel in reading.catalog.channels.values()),
+            )
+            self._published(reading.catalog)
+        if first:
+            waiters, self._waiters = self._waiters, []
+            for ready in waiters:
+                ready.callback(None)
+        return reading.unsettled
+
+    def _fail(self, failure: Failure) -> bool:
+        """Keep the last catalog when the folder can't be read now, and say so once."""
+        error = failure.check(OSError)
+        if error is None:
+            return self._give_up(failure)
+        if self.running and failure.getErrorMessage() != self._trouble:
+            self._trouble = failure.getErrorMessage()
+            self.log.error(
+                "{folder} can't be read, what was read before is served on: {reason}",
+                folder=str(self._folder.root),
+                reason=self._trouble,
+            )
+        return False
+
+    def _give_up(self, failure: Failure) -> bool:
+        self.log.failure("reading the folder failed; it is tried again", failure)
+        return False
+
+    def _schedule(self, unsettled: bool, began: float) -> None:
+        self._reading = None
+        if not self.running:
+            return
+        took = self._reactor.seconds() - began
+        delay = min(MAX_INTERVAL, max(MIN_INTERVAL, took / READING_SHARE))
+        if unsettled:
+            delay = min(delay, SETTLE_TIME)
+        self._read_in(HINT_DELAY if self._changed else delay)
+
+
+class Hints:
+    """Linux's notifications (inotify) for the folder and its channels."""
+
+    def __init__(self, hint: Callable[[], None], reactor: IReactorFDSet) -> None:
+        self._hint = hint
+        self._reactor = reactor
+        self._notifiers: dict[tuple[Path, int], inotify.INotify] = {}
+
+    def watch(self, folders: frozenset[tuple[Path, int]]) -> None:
+        """Watch these folders, given with their inode numbers, and no others; do nothing where that can't be."""
+        for gone in self._notifiers.keys() - folders:
+            self._notifiers.pop(gone).loseConnection()
+        for folder in folders - self._notifiers.keys():
+            try:
+                # Each has a notifier of its own, since Twisted's ends when one of its folders is removed.
+                notifier = self._notifiers[folder] = inotify.INotify(self._reactor)
+                notifier.startReading()
+                notifier.watch(FilePath(str(folder[0])), _HINT_MASK, callbacks=[self._notified])
+            except (OSError, inotify.INotifyError):
+                # The system's limit of watches is reached, or the folder has gone: the timer still reads.
+                return
+
+    def _notified(self, ignored: object, path: FilePath[bytes], mask: int) -> None:
+        self._hint()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.watch(frozenset())
