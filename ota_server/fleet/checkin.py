@@ -1,0 +1,140 @@
+"""Request headers -> CheckIn: what one request says about the device that sent it.
+
+The update clients of the Arduino cores for ESP8266 (`ESP8266httpUpdate`), ESP32 (`HTTPUpdate`) and RP2040
+(`HTTPUpdate` of arduino-pico) say the same things under different prefixes; `DIALECTS` is the table of these.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+Headers = Mapping[bytes, Sequence[bytes]]
+"""Request headers: canonically capitalised names (`X-Esp8266-Sta-Mac`), to values in order."""
+
+
+class Mode(enum.Enum):
+    """What a device asks for: a sketch, a filesystem image, or the number of the newest version only."""
+
+    SKETCH = "sketch"
+    FILESYSTEM = "spiffs"
+    VERSION = "version"
+    UNKNOWN = "unknown"
+
+
+# What the clients call the modes. ESP cores say "spiffs" for LittleFS too.
+_MODES = {
+    b"sketch": Mode.SKETCH,
+    b"spiffs": Mode.FILESYSTEM,
+    b"littlefs": Mode.FILESYSTEM,
+    b"fs": Mode.FILESYSTEM,
+    b"version": Mode.VERSION,
+}
+
+
+@attrs.frozen
+class Dialect:
+    """One family of headers: its name, the chip it gives away (None: not said), and the names of its headers."""
+
+    name: str
+    chip: str | None
+    version: bytes
+    mode: bytes
+    mac: bytes
+    chip_id: bytes
+    free_space: bytes
+    sketch_md5: bytes
+    sketch_sha256: bytes
+
+    @classmethod
+    def with_prefix(cls, name: str, prefix: bytes, chip: str | None) -> Dialect:
+        """Make a dialect whose headers begin with a prefix, such as `X-Esp8266-`."""
+        return cls(
+            name,
+            chip,
+            version=prefix + b"Version",
+            mode=prefix + b"Mode",
+            mac=prefix + b"Sta-Mac",
+            chip_id=prefix + b"Chip-Id",
+            free_space=prefix + b"Free-Space",
+            sketch_md5=prefix + b"Sketch-Md5",
+            sketch_sha256=prefix + b"Sketch-Sha256",
+        )
+
+
+DIALECTS = (
+    Dialect.with_prefix("esp8266", b"X-Esp8266-", "esp8266"),
+    # Nothing tells an ESP32 from an ESP32-S3 or -C3 here.
+    Dialect.with_prefix("esp32", b"X-Esp32-", None),
+    Dialect.with_prefix("pico", b"X-Pico-", "rp2040"),
+    # The first releases of arduino-pico lost the name between the dashes.
+    Dialect.with_prefix("pico-early", b"X--", "rp2040"),
+)
+
+
+@attrs.frozen
+class CheckIn:
+    """What one request says about its device. Whatever it doesn't say, or says unreadably, is None.
+
+    `project` and `channel` are those of the address. `version` is the reported text, not read yet.
+    `device` is the MAC address (`5C:CF:7F:00:11:22`), or else the chip id. `free_space` is in bytes. The
+    hashes are lower-case hexadecimal.
+    """
+
+    channel: str
+    project: str
+    dialect: str | None = None
+    chip: str | None = None
+    device: str | None = None
+    version: str | None = None
+    mode: Mode = Mode.SKETCH
+    free_space: int | None = None
+    sketch_md5: str | None = None
+    sketch_sha256: str | None = None
+
+
+_MAC = re.compile(rb"[0-9A-F]{2}(?::[0-9A-F]{2}){5}")
+_NUMBER = re.compile(rb"[0-9]{1,15}")
+_MD5 = re.compile(rb"[0-9a-f]{32}")
+_SHA256 = re.compile(rb"[0-9a-f]{64}")
+
+
+def read_check_in(channel: str, project: str, headers: Headers) -> CheckIn:
+    """Read what a request for `/{project}` or `/{channel}/{project}` says of its device; never fails."""
+    for dialect in DIALECTS:
+        if dialect.version in headers or dialect.mode in headers or dialect.mac in headers:
+            break
+    else:
+        return CheckIn(channel, project)
+
+    def first(name: bytes) -> bytes | None:
+        values = headers.get(name)
+        return values[0] if values else None
+
+    mac = first(dialect.mac)
+    version = first(dialect.version)
+    mode = first(dialect.mode)
+    free_space = _matching(_NUMBER, first(dialect.free_space))
+    return CheckIn(
+        channel,
+        project,
+        dialect.name,
+        dialect.chip,
+        _matching(_MAC, mac and mac.upper()) or _matching(_NUMBER, first(dialect.chip_id)),
+        version.decode("utf-8", "replace") if version else None,
+        Mode.SKETCH if mode is None else _MODES.get(mode.lower(), Mode.UNKNOWN),
+        None if free_space is None else int(free_space),
+        _matching(_MD5, first(dialect.sketch_md5), lower=True),
+        _matching(_SHA256, first(dialect.sketch_sha256), lower=True),
+    )
+
+
+def _matching(pattern: re.Pattern[bytes], value: bytes | None, *, lower: bool = False) -> str | None:
+    if value is None:
+        return None
+    if lower:
+        value = value.lower()
+    return value.decode("ascii") if pattern.fullmatch(value) else None
