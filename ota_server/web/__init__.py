@@ -1,0 +1,1 @@
+"""Twisted's side: requests in, bytes out. No rules live here."""

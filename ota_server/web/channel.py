@@ -1,0 +1,126 @@
+"""One connection of a device: Twisted's HTTP channel, which also notices a download that stands still.
+
+While an answer is under way `HTTPChannel` switches its timeout off, so a device that loses power would hold
+its connection until the operating system gives up, after hours. And a keep-alive timeout that ran while a slow
+device is still taking the last bytes of an answer would cut it off. Both need to know whether bytes arrive at
+the other end, which is what this channel asks the kernel.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import ITCPTransport
+from twisted.logger import Logger
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.web.http import HTTPChannel
+
+if TYPE_CHECKING:
+    from ota_server.web.site import DeviceSite
+
+STALL = 90
+"""A connection over which an answer makes no progress for so many seconds is dropped. An ESP may erase its
+flash for some of them (70 at the worst)."""
+
+CHECK_INTERVAL = 15
+"""How often the progress of an answer is looked at, in seconds."""
+
+# Where Linux keeps `tcpi_bytes_acked` (u64) in its `struct tcp_info`.
+_BYTES_ACKED = struct.Struct("=120xQ")
+
+
+class DeviceChannel(HTTPChannel):
+    """An HTTP connection with a device."""
+
+    log = Logger()
+    abortTimeout = 5
+    site: DeviceSite
+    transport: Any
+    _stock = False
+    """Whether Twisted's HTTP machinery has taken over; until then nothing but plain checks has come in."""
+    _watching = False
+    _progress: tuple[int, int] = (0, 0)
+    _progress_since = 0.0
+
+    def connectionMade(self) -> None:
+        """Wait for the first request."""
+        self.setTimeout(self.timeOut)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Answer a plain check at once; leave everything else to Twisted."""
+        if not self._stock:
+            answer = self.site.answer_check(data, self)
+            if answer is not None:
+                head, persistent = answer
+                self.transport.write(head)
+                if persistent:
+                    self.resetTimeout()
+                else:
+                    self.transport.loseConnection()
+                return
+            self._stock = True
+            super().connectionMade()
+        super().dataReceived(data)
+
+    def loseConnection(self) -> None:
+        """Close the connection once everything is written."""
+        if self._stock:
+            super().loseConnection()
+        else:
+            self.transport.loseConnection()
+
+    def watch_progress(self) -> None:
+        """Drop the connection from now on when no bytes arrive at the other end for STALL seconds.
+
+        To be called when a long answer begins. It holds until the connection ends, since the last bytes of
+        an answer are on their way long after the last of them was written.
+        """
+        self._watching = True
+        self._progress = self._measure()
+        self._progress_since = self.site.reactor.seconds()
+        self.setTimeout(CHECK_INTERVAL)
+
+    def resetTimeout(self) -> None:
+        """Take what a client sends for a sign of life, but not while it should be taking an answer."""
+        if not (self._watching and self.requests):
+            super().resetTimeout()
+
+    def timeoutConnection(self) -> None:
+        """Close a connection that is silent, or whose answer stands still; let a slow one go on."""
+        if self._watching:
+            now = self.site.reactor.seconds()
+            progress = self._measure()
+            if progress != self._progress:
+                self._progress, self._progress_since = progress, now
+            if now - self._progress_since < STALL:
+                self.setTimeout(CHECK_INTERVAL)
+                return
+            if self.requests:
+                self.log.info("{peer} took nothing for {seconds} s: dropped", peer=self.getPeer(), seconds=STALL)
+                self.transport.abortConnection()
+                return
+        super().timeoutConnection()
+
+    def _measure(self) -> tuple[int, int]:
+        """Return two numbers that grow while an answer makes progress: bytes written, and bytes that arrived.
+
+        The second stays 0 where the operating system doesn't tell.
+        """
+        written = self.requests[0].sentLength if self.requests else 0
+        transport = self.transport
+        while isinstance(transport, ProtocolWrapper):  # TLS, and the PROXY protocol
+            transport = transport.transport
+        if sys.platform == "linux" and ITCPTransport.providedBy(transport):
+            handle: socket.socket = transport.getHandle()  # type: ignore[attr-defined]
+            info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+            if len(info) == _BYTES_ACKED.size:
+                return written, _BYTES_ACKED.unpack(info)[0]
+        return written, 0
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        """Answer what is no HTTP request as Twisted does, but with a length, which some clients divide by."""
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        self.loseConnection()

@@ -1,0 +1,228 @@
+"""The resources of projects and images: `/{project}`, `/{project}.bin` and what stands beside them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+from twisted.web import http
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from ota_server.firmware.catalog import Catalog, Image
+from ota_server.fleet.checkin import CheckIn, Headers, read_check_in
+from ota_server.fleet.decide import Announce, Decision, Refuse, Send, UpToDate, Withhold, decide
+from ota_server.web.delivery import Deliveries
+from ota_server.web.ranges import NotModified, Part, Unsatisfiable, Whole, evaluate
+from ota_server.web.site import MAX_HEAD, DeviceRequest, join_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = Logger()
+
+# A decision is for one device and one moment, so that no cache on the way may use it again (RFC 9111, section
+# 4.1). Shorter than a Cache-Control field, which leaves room for the file's name.
+_FOR_ONE = b"Vary: *\r\n"
+
+# A plain address may be cached, but not used without asking: a newer file may have taken its place.
+_REVALIDATE = b"Cache-Control: no-cache\r\n"
+
+
+@lru_cache(maxsize=4096)
+def reason_field(reason: str) -> bytes:
+    """Return the header field that tells the reason of a decision."""
+    return join_fields(((b"X-OTA-Reason", reason.encode("ascii")),))
+
+
+def entity_tag(image: Image) -> bytes:
+    """Return the strong entity tag of an image: the first 64 bits of its SHA-256, in quotes."""
+    return b'"%s"' % image.facts.sha256[:16].encode("ascii")
+
+
+@lru_cache(maxsize=1024)
+def _validators(image: Image) -> bytes:
+    """Return the fields that name an image's bytes, which 200 and 206 have in common."""
+    return join_fields(
+        (
+            (b"Content-Type", b"application/octet-stream"),
+            (b"Last-Modified", http.datetimeToString(image.identity.mtime_ns / 1e9)),
+            (b"ETag", entity_tag(image)),
+        )
+    )
+
+
+@lru_cache(maxsize=1024)
+def _description(image: Image) -> bytes:
+    """Return the fields that only an answer with the whole image has."""
+    return join_fields(
+        (
+            (b"Accept-Ranges", b"bytes"),
+            (b"X-MD5", image.facts.md5.encode("ascii")),
+            (b"X-Version", str(image.version).encode("ascii")),
+        )
+    )
+
+
+def _disposition(file_name: str, room: int) -> bytes:
+    """Return the field that names the file for a person who saves it, without the name where there is no room."""
+    named = b'Content-Disposition: attachment; filename="%s"\r\n' % file_name.encode("ascii")
+    return named if len(named) <= room else b"Content-Disposition: attachment\r\n"
+
+
+def send_image(
+    request: DeviceRequest, deliveries: Deliveries, image: Image, extra: bytes, refused: Callable[[], None]
+) -> None:
+    """Answer with an image: all of it, a part, or that the client has it already, as its request's fields ask.
+
+    `extra` are further fields in wire form. `refused` is called, with nothing written, where the image can't
+    be sent because its file changes.
+    """
+    headers = request.requestHeaders
+    range_header = _first(request, b"Range")
+    if range_header == b"bytes=0-" and not headers.hasHeader(b"User-Agent"):
+        # Nordic's old download_client asks so for a whole file, and takes 206 for an error; it alone names no
+        # user agent. ESP-IDF, which wants 206, does.
+        range_header = None
+    outcome = evaluate(
+        method=request.method,
+        size=image.size,
+        etag=entity_tag(image),
+        range_header=range_header,
+        if_none_match=_first(request, b"If-None-Match"),
+        if_range=_first(request, b"If-Range"),
+    )
+    code, start, length = http.OK, 0, image.size
+    match outcome:
+        case NotModified():
+            request.respond(http.NOT_MODIFIED, b"ETag: %s\r\n%s" % (entity_tag(image), extra))
+            return
+        case Unsatisfiable():
+            fields = b"Content-Range: bytes */%d\r\n%s" % (image.size, extra)
+            request.respond(http.REQUESTED_RANGE_NOT_SATISFIABLE, fields)
+            return
+        case Part():
+            code, start, length = http.PARTIAL_CONTENT, outcome.start, outcome.length
+            fields = b"Content-Range: bytes %d-%d/%d\r\n" % (start, start + length - 1, image.size)
+            fields = fields + _validators(image) + extra
+        case Whole():
+            fields = _validators(image) + _description(image) + extra
+            fields += _disposition(image.file_name, MAX_HEAD - len(request.head(code, fields, length)))
+    head = request.head(code, fields, length)
+    if request.method == b"HEAD":
+        request.begin(code, head)
+        request.finish()
+    else:
+        deliveries.send(request, image, code, head, start, length, refused)
+
+
+def _first(request: DeviceRequest, name: bytes) -> bytes | None:
+    values = request.requestHeaders.getRawHeaders(name)
+    return values[0] if values else None
+
+
+class FirmwareResource(Resource):
+    """The smart address of a project, `/{project}`: picks the best image for the device that asks, and sends it."""
+
+    isLeaf = True
+
+    def __init__(self, catalog: Catalog, channel: str, project: str, deliveries: Deliveries) -> None:
+        super().__init__()
+        self._catalog = catalog
+        self._channel = channel
+        self._project = project
+        self._deliveries = deliveries
+
+    def answer_check(self, headers: Headers, get_peer: Callable[[], IAddress] | None) -> bytes | None:
+        """Return the header fields of a 304, in wire form, where that is the answer; otherwise None.
+
+        `get_peer` is given where decisions are to be logged.
+        """
+        check_in = read_check_in(self._channel, self._project, headers)
+        decision = decide(check_in, self._catalog)
+        if not isinstance(decision, UpToDate | Withhold):
+            return None
+        if get_peer is not None:
+            self._log(get_peer(), check_in, decision)
+        return reason_field(decision.reason)
+
+    def render(self, request: DeviceRequest) -> int:
+        """Decide, and answer as decided."""
+        headers = dict(request.requestHeaders.getAllRawHeaders())
+        check_in = read_check_in(self._channel, self._project, headers)
+        decision = decide(check_in, self._catalog)
+        if request.site.log_decisions:
+            self._log(request.getClientAddress(), check_in, decision)
+        extra = reason_field(decision.reason)
+        match decision:
+            case Send():
+                send_image(
+                    request,
+                    self._deliveries,
+                    decision.image,
+                    _FOR_ONE + extra,
+                    lambda: request.respond(http.NOT_MODIFIED, reason_field("image-changed")),
+                )
+            case Announce():
+                version = str(decision.image.version).encode("ascii")
+                request.respond(http.OK, b"X-Version: %s\r\n%s%s" % (version, _FOR_ONE, extra))
+            case Refuse():
+                code = http.NOT_FOUND if decision.reason == "unknown-project" else http.BAD_REQUEST
+                request.respond(code, _FOR_ONE + extra, decision.detail.encode("ascii") + b"\n")
+            case UpToDate() | Withhold():
+                request.respond(http.NOT_MODIFIED, extra)
+        return NOT_DONE_YET
+
+    def _log(self, peer: IAddress, check_in: CheckIn, decision: Decision) -> None:
+        log.info(
+            "{peer} {device} {channel}/{project} version {version!a}: {decision} {image} ({reason})",
+            peer=getattr(peer, "host", peer),
+            device=check_in.device or "-",
+            channel=check_in.channel,
+            project=check_in.project,
+            version=check_in.version,
+            decision=type(decision).__name__,
+            image=decision.image.file_name if isinstance(decision, Send | Announce) else "-",
+            reason=decision.reason,
+        )
+
+
+class ImageResource(Resource):
+    """A plain address, such as `/{project}-{version}.bin`: always this image, whatever the device says."""
+
+    isLeaf = True
+
+    def __init__(self, image: Image, deliveries: Deliveries) -> None:
+        super().__init__()
+        self._image = image
+        self._deliveries = deliveries
+
+    def render(self, request: DeviceRequest) -> int:
+        """Send the image."""
+        # The address of the newest changes its bytes, and a file of the same name may be put in anew.
+        send_image(
+            request,
+            self._deliveries,
+            self._image,
+            _REVALIDATE,
+            lambda: request.respond(http.SERVICE_UNAVAILABLE, b"Retry-After: 2\r\n", b"the file is being changed\n"),
+        )
+        return NOT_DONE_YET
+
+
+class TextResource(Resource):
+    """A short text, such as the MD5 of an image at `/{project}.bin.md5`."""
+
+    isLeaf = True
+
+    def __init__(self, text: str, code: int = http.OK) -> None:
+        super().__init__()
+        self._body = text.encode("ascii")
+        self._code = code
+
+    def render(self, request: DeviceRequest) -> int:
+        """Send the text."""
+        request.respond(self._code, _REVALIDATE, self._body)
+        return NOT_DONE_YET

@@ -1,0 +1,233 @@
+"""The resource tree of the device door: addresses to resources.
+
+Names in an address are looked up in the catalog's dictionaries and never joined to a folder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from ota_server.firmware.catalog import STABLE, Catalog, Channel, Image
+from ota_server.firmware.naming import CHIPS, FileName, Kind, NamingError, parse_file_name
+from ota_server.web.delivery import Deliveries
+from ota_server.web.firmware import FirmwareResource, ImageResource, TextResource, reason_field
+
+if TYPE_CHECKING:
+    from ota_server.web.site import DeviceRequest
+
+PATIENCE = 5
+"""How long a request that comes before the folder is read waits for that, in seconds."""
+
+INDEX = """\
+This is an OTA Server: it serves firmware updates to ESP8266, ESP32 and Arduino devices.
+A device asks at /PROJECT for its update; /PROJECT.bin is the newest image itself.
+"""
+
+
+class Shelf(Protocol):
+    """Where the current catalog is to be had."""
+
+    @property
+    def catalog(self) -> Catalog | None:
+        """The newest snapshot, or None while the folder has not been read yet."""
+
+    def when_ready(self) -> Deferred[None]:
+        """Return a Deferred that fires once there is a catalog."""
+
+
+class ReasonResource(TextResource):
+    """A refusal with its reason, for addresses that lead to nothing."""
+
+    def __init__(self, text: str, code: int, reason: str) -> None:
+        super().__init__(text, code)
+        self._reason = reason_field(reason)
+
+    def render(self, request: DeviceRequest) -> int:
+        """Send the refusal."""
+        request.respond(self._code, self._reason, self._body)
+        return NOT_DONE_YET
+
+
+UNKNOWN_PROJECT = ReasonResource("unknown project\n", http.NOT_FOUND, "unknown-project")
+
+
+class ChannelResource(Resource):
+    """The projects and files of one channel, as they are in one snapshot of the catalog."""
+
+    def __init__(self, catalog: Catalog, channel: Channel, deliveries: Deliveries) -> None:
+        super().__init__()
+        self._catalog = catalog
+        self._channel = channel
+        self._deliveries = deliveries
+        # Only names that lead somewhere come in, so that it can't be filled from outside.
+        self._made: dict[bytes, Resource] = {}
+
+    def getChild(self, path: bytes, request: object) -> Resource:
+        """Return the resource of a project, of a file or of a text beside one."""
+        try:
+            return self._made[path]
+        except KeyError:
+            resource = self._make(path)
+            if resource is None:
+                return UNKNOWN_PROJECT
+            self._made[path] = resource
+            return resource
+
+    def _make(self, path: bytes) -> Resource | None:
+        try:
+            name = path.decode("ascii")
+        except UnicodeDecodeError:
+            return None
+        if name in self._channel.projects:
+            return FirmwareResource(self._catalog, self._channel.name, name, self._deliveries)
+        image = self._find(name)
+        if image is not None:
+            return ImageResource(image, self._deliveries)
+        base, _, what = name.rpartition(".")
+        image = self._find(base) or self._newest(base, compressed=False)
+        if image is not None:
+            # The forms of md5sum and sha256sum: the clients read the first word.
+            match what:
+                case "md5":
+                    return TextResource(f"{image.facts.md5}  {image.file_name}\n")
+                case "sha256":
+                    return TextResource(f"{image.facts.sha256}  {image.file_name}\n")
+                case "version":
+                    return TextResource(f"{image.version}\n")
+        return None
+
+    def _find(self, name: str) -> Image | None:
+        """Find the image of a plain address: by its file's name, by a version spelled otherwise, or the newest."""
+        image = self._channel.files.get(name)
+        if image is not None:
+            return image
+        stem = name.removesuffix(".gz")
+        if not stem.endswith(".bin"):
+            return None
+        newest = self._newest(stem.removesuffix(".bin"), compressed=stem != name)
+        if newest is not None:
+            return newest
+        try:
+            wanted = parse_file_name(name)
+        except NamingError:
+            return None
+        project = self._channel.projects.get(wanted.project)
+        release = project.release(wanted.version) if project else None
+        if release is None:
+            return None
+        return next((image for image in release.images if _is_variant(image, wanted)), None)
+
+    def _newest(self, stem: str, *, compressed: bool) -> Image | None:
+        """Find the newest image of `PROJECT`, `PROJECT.fs`, `PROJECT.CHIP` or `PROJECT.CHIP.fs`."""
+        kind, chip = Kind.APP, None
+        project = self._channel.projects.get(stem)
+        if project is None and stem.endswith(".fs"):
+            kind, stem = Kind.FILESYSTEM, stem.removesuffix(".fs")
+            project = self._channel.projects.get(stem)
+        if project is None:
+            stem, _, tag = stem.rpartition(".")
+            if tag in CHIPS:
+                chip, project = tag, self._channel.projects.get(stem)
+        return project.best(kind, chip, compressed=compressed) if project else None
+
+
+def _is_variant(image: Image, wanted: FileName) -> bool:
+    """Say whether an image is of the kind, for the chip, and compressed or not, as wanted."""
+    name = image.name
+    return (name.kind, name.chip, name.compressed) == (wanted.kind, wanted.chip, wanted.compressed)
+
+
+class WaitingResource(Resource):
+    """Holds requests that come before the folder is read, and answers 503 when that takes too long."""
+
+    isLeaf = True
+
+    def __init__(self, shelf: Shelf, reactor: IReactorTime) -> None:
+        super().__init__()
+        self._shelf = shelf
+        self._reactor = reactor
+
+    def render(self, request: DeviceRequest) -> int:
+        """Wait for the catalog, then let the request find its resource once more."""
+        lost: list[Failure] = []
+        request.notifyFinish().addErrback(lost.append)
+
+        def too_late(failure: Failure) -> None:
+            fields = b"Retry-After: 5\r\n" + reason_field("starting")
+            request.respond(http.SERVICE_UNAVAILABLE, fields, b"starting\n")
+
+        waiting = self._shelf.when_ready().addTimeout(PATIENCE, self._reactor)
+        waiting.addCallbacks(lambda _: request.process(), too_late)
+        waiting.addErrback(lambda failure: None if lost else request.processingFailed(failure))
+        return NOT_DONE_YET
+
+
+class ReadyResource(Resource):
+    """`/-/ready`: 200 once the folder is read, 503 before."""
+
+    isLeaf = True
+
+    def __init__(self, shelf: Shelf) -> None:
+        super().__init__()
+        self._shelf = shelf
+
+    def render(self, request: DeviceRequest) -> int:
+        """Tell whether devices are served."""
+        if self._shelf.catalog is None:
+            request.respond(http.SERVICE_UNAVAILABLE, b"Retry-After: 1\r\n", b"starting\n")
+        else:
+            request.respond(http.OK, b"", b"ready\n")
+        return NOT_DONE_YET
+
+
+class DeviceRoot(Resource):
+    """The root of the device door."""
+
+    def __init__(self, shelf: Shelf, deliveries: Deliveries, reactor: IReactorTime) -> None:
+        super().__init__()
+        self._shelf = shelf
+        self._deliveries = deliveries
+        self._waiting = WaitingResource(shelf, reactor)
+        self._catalog: Catalog | None = None
+        self._channels: dict[str, ChannelResource] = {}
+        self.putChild(b"", TextResource(INDEX))
+        supervision = Resource()
+        supervision.getChild = lambda path, request: UNKNOWN_PROJECT  # type: ignore[method-assign]
+        supervision.putChild(b"healthy", TextResource("healthy\n"))
+        supervision.putChild(b"ready", ReadyResource(shelf))
+        self.putChild(b"-", supervision)
+
+    def find_firmware(self, path: bytes) -> FirmwareResource | None:
+        """Return the resource of a smart address given as a path, or None where it is no such, or not yet."""
+        names = path[1:].split(b"/")
+        channel = self._channel(names[0].decode("ascii", "replace") if len(names) == 2 else STABLE)
+        found = channel.getChild(names[-1], None) if channel and len(names) <= 2 else None
+        return found if isinstance(found, FirmwareResource) else None
+
+    def getChild(self, path: bytes, request: DeviceRequest) -> Resource:
+        """Return the resource of a channel, or of what is in the stable one."""
+        if self._shelf.catalog is None:
+            # The rest of the path is left to the second search.
+            return self._waiting
+        stable = self._channel(STABLE)
+        if not request.postpath and stable is not None:
+            return stable.getChild(path, request)
+        return self._channel(path.decode("ascii", "replace")) or UNKNOWN_PROJECT
+
+    def _channel(self, name: str) -> ChannelResource | None:
+        """Return the resource of a channel in the newest catalog, or None."""
+        catalog = self._shelf.catalog
+        if catalog is not self._catalog:
+            self._catalog = catalog
+            self._channels = {}
+            if catalog is not None:
+                for channel in catalog.channels.values():
+                    self._channels[channel.name] = ChannelResource(catalog, channel, self._deliveries)
+        return self._channels.get(name)
