@@ -1,0 +1,152 @@
+"""Builds the running server out of its parts."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.internet import StreamServerEndpointService
+from twisted.application.service import IServiceCollection, MultiService, Service
+from twisted.internet import error
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.threadpool import ThreadPool
+
+from ota_server.firmware.digests import DigestStore
+from ota_server.firmware.folder import Folder
+from ota_server.firmware.watch import FolderWatcher, Hints
+from ota_server.web.delivery import Deliveries
+from ota_server.web.site import DeviceSite
+from ota_server.web.tree import DeviceRoot
+
+log = Logger()
+
+
+class StartError(Exception):
+    """The server can't start; its message says why and what to do, on one line."""
+
+
+class ThreadPoolService(Service):
+    """A thread pool that runs while its service does."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.pool = ThreadPool(0, threads, name)
+
+    def startService(self) -> None:
+        """Start the threads; not before, since a process must not fork with threads."""
+        super().startService()
+        self.pool.start()
+
+    def stopService(self) -> None:
+        """Wait for the threads and end them."""
+        super().stopService()
+        self.pool.stop()
+
+
+class DoorService(StreamServerEndpointService):
+    """Listens at one endpoint, and ends the start with one clear line where it can't."""
+
+    def __init__(self, description: str, endpoint: IStreamServerEndpoint, site: DeviceSite) -> None:
+        super().__init__(endpoint, site)
+        self._description = description
+        self._raiseSynchronously = True
+
+    def privilegedStartService(self) -> None:
+        """Start to listen. Raises StartError."""
+        try:
+            super().privilegedStartService()
+        except error.CannotListenError as problem:
+            reason = getattr(problem.socketError, "strerror", None) or problem.socketError
+            raise StartError(
+                f"can't listen at {self._description}: {reason}; end the program that does, or choose another --port"
+            ) from None
+        log.info("devices are served at {description}", description=self._description)
+
+
+class OtaService(MultiService):
+    """The whole server.
+
+    `foreground` says that errors at the start are to be shown on the terminal. `make_observer` makes the log
+    observer of the application that this service becomes part of.
+    """
+
+    def __init__(self, *, foreground: bool, make_observer: Callable[[], ILogObserver] | None) -> None:
+        super().__init__()
+        self._foreground = foreground
+        self._make_observer = make_observer
+
+    def setServiceParent(self, parent: IServiceCollection | Componentized) -> None:
+        """Join an application, and bring it the log observer, unless it has one."""
+        if (
+            self._make_observer is not None
+            and isinstance(parent, Componentized)
+            and parent.getComponent(ILogObserver, None) is None
+        ):
+            parent.setComponent(ILogObserver, self._make_observer())
+        super().setServiceParent(parent)
+
+    def privilegedStartService(self) -> None:
+        """Start what needs privileges (ports below 1024)."""
+        try:
+            super().privilegedStartService()
+        except StartError as problem:
+            if not self._foreground:
+                raise
+            # Twisted has put its log in the place of the standard streams by now.
+            print(f"ota: {problem}", file=sys.__stderr__)
+            raise SystemExit(1) from None
+
+    def startService(self) -> None:
+        """Start all parts."""
+        raise_file_limit()
+        super().startService()
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files as the system lets it have: two for each download."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            # macOS names no limit and yet has one.
+            log.debug("the limit of open files stays at {soft}", soft=soft)
+
+
+def make_ota_service(
+    folder: Path,
+    state: Path,
+    doors: Sequence[tuple[str, IStreamServerEndpoint]],
+    *,
+    foreground: bool = True,
+    log_decisions: bool = False,
+    make_observer: Callable[[], ILogObserver] | None = None,
+) -> OtaService:
+    """Build the server of a firmware folder.
+
+    `doors` are the endpoints at which devices are served, each with its description for people. For the
+    others see OtaService.
+    """
+    from twisted.internet import reactor as global_reactor
+
+    reactor: Any = global_reactor
+    readers = ThreadPoolService("folder", 1)
+    openers = ThreadPoolService("images", 4)
+    watcher = FolderWatcher(
+        Folder(folder, DigestStore(state / "digests.sqlite")),
+        reactor,
+        readers.pool,
+        time.time,
+        hints=(lambda hint: Hints(hint, reactor)) if sys.platform == "linux" else None,
+    )
+    site = DeviceSite(DeviceRoot(watcher, Deliveries(reactor, openers.pool), reactor), reactor)
+    site.log_decisions = log_decisions
+    whole = OtaService(foreground=foreground, make_observer=make_observer)
+    for part in (readers, openers, watcher, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
+        part.setServiceParent(whole)
+    return whole

@@ -1,0 +1,161 @@
+"""The options of `twistd ota`, and the service that they describe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.logger import LogLevel
+from twisted.python import usage
+
+from ota_server import __version__
+from ota_server.logs import LEVELS, make_observer
+from ota_server.service import OtaService, make_ota_service
+from ota_server.tls import CertificateError, load_certificate
+
+DEFAULT_PORT = "8000"
+
+
+def _level(name: str) -> str:
+    if name.lower() not in LEVELS:
+        raise ValueError(f"{name!r} is no log level; these are: {', '.join(LEVELS)}")
+    return name.lower()
+
+
+class Options(usage.Options):
+    """What `twistd ota` understands."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serves the firmware images in a folder to ESP8266, ESP32 and Arduino devices: a file "
+        "firmware-1.2.3.bin is served at /firmware to devices that run an older version."
+    )
+
+    optParameters = [
+        ["dir", "d", "~/firmware", "Folder with the firmware images."],
+        ["cert", None, None, "PEM file with private key and certificate chain: ports given as numbers speak HTTPS."],
+        ["log", None, "error", f"Log level: {', '.join(LEVELS)}.", _level],
+        ["state", None, None, "Folder for what the server itself keeps (default: DIR/.ota)."],
+    ]
+
+    compData = usage.Completions(
+        optActions={"dir": usage.CompleteDirs(), "state": usage.CompleteDirs(), "cert": usage.CompleteFiles("*.pem")}
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["port"] = []
+        self["doors"] = []
+
+    def opt_port(self, value: str) -> None:
+        """Port number or endpoint string to serve devices at; may be given several times (default: 8000)."""
+        self["port"].append(value)
+
+    opt_p = opt_port
+
+    def opt_listen(self, value: str) -> None:
+        """Mean the same as --port."""
+        self.opt_port(value)
+
+    def opt_h(self) -> None:
+        """Display this help and exit."""
+        self.opt_help()
+
+    def opt_version(self) -> None:
+        """Display the version and exit."""
+        print(f"ota-server {__version__.public()}")  # noqa: T201
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse the command line. Raises UsageError; ends the program with one line where twistd called it."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as problem:
+            if self.parent is None:
+                raise
+            # Twisted would print all options of twistd before the message.
+            print(f"ota: {problem} (see: twistd ota --help)", file=sys.stderr)  # noqa: T201
+            raise SystemExit(1) from None
+
+    def parseArgs(self, *arguments: str) -> None:
+        """Refuse what is no option."""
+        if arguments:
+            raise usage.UsageError(f"{arguments[0]!r} is not an option; name the folder with --dir")
+
+    def postOptions(self) -> None:
+        """Check what can be checked before the start. Raises UsageError."""
+        self["dir"] = _folder(self["dir"])
+        self["state"] = _state_folder(self["state"], self["dir"])
+        self["doors"] = [self._door(value) for value in self["port"] or [DEFAULT_PORT]]
+
+    def _door(self, value: str) -> tuple[str, IStreamServerEndpoint]:
+        """Make the endpoint of one --port."""
+        from twisted.internet import reactor
+
+        number = value.isascii() and value.isdigit()
+        if number and not 0 <= int(value) <= 65535:
+            raise usage.UsageError(f"--port {value}: port numbers end at 65535")
+        try:
+            endpoint = serverFromString(reactor, f"tcp:{value}" if number else value)
+        except Exception as problem:
+            raise usage.UsageError(f"--port {value}: {_explain(problem)}") from problem
+        if not number or self["cert"] is None:
+            return f"port {value}" if number else value, endpoint
+        try:
+            certificate = load_certificate(Path(self["cert"]).expanduser())
+        except CertificateError as problem:
+            raise usage.UsageError(f"--cert: {problem}") from problem
+        return f"port {value} (HTTPS)", wrapServerTLS(certificate, endpoint)
+
+
+def _explain(problem: Exception) -> str:
+    """Say in a few words why a text is no endpoint."""
+    if isinstance(problem, OSError):
+        return f"{problem.filename}: {problem.strerror}"
+    text = " ".join(str(problem).split())
+    return (
+        f"no port number, and no endpoint such as tcp:8000:interface=127.0.0.1 or "
+        f"ssl:443:privateKey=key.pem:certKey=cert.pem ({type(problem).__name__}: {text})"
+    )
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text).expanduser().absolute()
+    try:
+        next(iter(folder.iterdir()), None)
+    except OSError as problem:
+        raise usage.UsageError(
+            f"--dir {text}: {problem.strerror}; make the folder (mkdir -p {text}), or name another"
+        ) from problem
+    return folder
+
+
+def _state_folder(text: str | None, folder: Path) -> Path:
+    state = Path(text).expanduser().absolute() if text is not None else folder / ".ota"
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        probe = state / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as problem:
+        raise usage.UsageError(
+            f"{state}, for what the server keeps, can't be written: {problem.strerror}; name another with --state DIR"
+        ) from problem
+    return state
+
+
+def makeService(options: Options) -> OtaService:
+    """Make the server that the options describe."""
+    parent: Any = options.parent
+    return make_ota_service(
+        options["dir"],
+        options["state"],
+        options["doors"],
+        foreground=parent is None or parent.get("nodaemon", True),
+        log_decisions=options["log"] in ("debug", "info"),
+        make_observer=lambda: make_observer(parent or {"nodaemon": True}, LogLevel.levelWithName(options["log"])),
+    )
