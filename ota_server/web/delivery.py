@@ -20,6 +20,7 @@ from twisted.web.static import NoRangeStaticProducer
 
 from ota_server.firmware.catalog import Image
 from ota_server.firmware.folder import identify
+from ota_server.web.continuation import Continuations
 
 if TYPE_CHECKING:
     from twisted.internet.interfaces import IReactorFromThreads
@@ -123,6 +124,7 @@ class Deliveries:
     """Sends images, opening their files in a thread pool of its own."""
 
     def __init__(self, reactor: IReactorFromThreads, pool: ThreadPool) -> None:
+        self.continuations = Continuations()
         self._reactor = reactor
         self._pool = pool
 
@@ -140,9 +142,11 @@ class Deliveries:
 
         Calls `refused` instead, with nothing written, where the file is not what the catalog says.
         """
-        gone: Deferred[None] = request.notifyFinish()
         lost: list[Failure] = []
-        gone.addErrback(lost.append)
+        request.notifyFinish().addErrback(lost.append)
+        # One line for a download: of one that comes in pieces, the last piece.
+        if request.site.log_decisions and start + length == image.size:
+            self._log_end(request, image)
 
         def opened(file: BinaryIO) -> None:
             if lost:
@@ -162,3 +166,20 @@ class Deliveries:
         opening = deferToThreadPool(self._reactor, self._pool, open_image, image, start)
         opening.addCallbacks(opened, failed)
         opening.addErrback(lambda failure: None if lost else request.processingFailed(failure))
+
+    def _log_end(self, request: DeviceRequest, image: Image) -> None:
+        clock = request.site.reactor
+        began = clock.seconds()
+        peer = request.getClientAddress()
+
+        def ended(outcome: Failure | None) -> None:
+            log.info(
+                "{peer} {outcome} {image}: {sent} bytes in {seconds:.1f} s",
+                peer=getattr(peer, "host", peer),
+                outcome="got" if outcome is None else "broke off",
+                image=image.file_name,
+                sent=request.sentLength,
+                seconds=clock.seconds() - began,
+            )
+
+        request.notifyFinish().addBoth(ended)

@@ -15,7 +15,7 @@ from ota_server.firmware.catalog import Catalog, Image
 from ota_server.fleet.checkin import CheckIn, Headers, read_check_in
 from ota_server.fleet.decide import Announce, Decision, Refuse, Send, UpToDate, Withhold, decide
 from ota_server.web.delivery import Deliveries
-from ota_server.web.ranges import NotModified, Part, Unsatisfiable, Whole, evaluate
+from ota_server.web.ranges import NotModified, Part, Unsatisfiable, Whole, evaluate, parse_range
 from ota_server.web.site import MAX_HEAD, DeviceRequest, join_fields
 
 if TYPE_CHECKING:
@@ -80,19 +80,28 @@ def send_image(
     `extra` are further fields in wire form. `refused` is called, with nothing written, where the image can't
     be sent because its file changes.
     """
-    headers = request.requestHeaders
     range_header = _first(request, b"Range")
-    if range_header == b"bytes=0-" and not headers.hasHeader(b"User-Agent"):
+    if range_header == b"bytes=0-" and not request.requestHeaders.hasHeader(b"User-Agent"):
         # Nordic's old download_client asks so for a whole file, and takes 206 for an error; it alone names no
         # user agent. ESP-IDF, which wants 206, does.
         range_header = None
+    if_range = _first(request, b"If-Range")
+    place = (str(getattr(request.getClientAddress(), "host", "")), request.path)
+    now = request.site.reactor.seconds()
+    if range_header is not None and if_range is None:
+        piece = parse_range(range_header, image.size)
+        start = piece.start if isinstance(piece, Part) else image.size
+        begun = deliveries.continuations.find(place, start, now)
+        if begun is not None and begun is not image:
+            image = begun
+            refused = lambda: _answer_unsatisfiable(request, image.size, reason_field("image-changed"))  # noqa: E731
     outcome = evaluate(
         method=request.method,
         size=image.size,
         etag=entity_tag(image),
         range_header=range_header,
         if_none_match=_first(request, b"If-None-Match"),
-        if_range=_first(request, b"If-Range"),
+        if_range=if_range,
     )
     code, start, length = http.OK, 0, image.size
     match outcome:
@@ -100,8 +109,7 @@ def send_image(
             request.respond(http.NOT_MODIFIED, b"ETag: %s\r\n%s" % (entity_tag(image), extra))
             return
         case Unsatisfiable():
-            fields = b"Content-Range: bytes */%d\r\n%s" % (image.size, extra)
-            request.respond(http.REQUESTED_RANGE_NOT_SATISFIABLE, fields)
+            _answer_unsatisfiable(request, image.size, extra)
             return
         case Part():
             code, start, length = http.PARTIAL_CONTENT, outcome.start, outcome.length
@@ -115,7 +123,13 @@ def send_image(
         request.begin(code, head)
         request.finish()
     else:
+        deliveries.continuations.sent(place, image, start + length, now)
         deliveries.send(request, image, code, head, start, length, refused)
+
+
+def _answer_unsatisfiable(request: DeviceRequest, size: int, extra: bytes) -> None:
+    """Answer 416, which tells a client that fetches pieces to begin anew; `size` is in bytes."""
+    request.respond(http.REQUESTED_RANGE_NOT_SATISFIABLE, b"Content-Range: bytes */%d\r\n%s" % (size, extra))
 
 
 def _first(request: DeviceRequest, name: bytes) -> bytes | None:
