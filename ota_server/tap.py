@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
 from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.ssl import CertificateOptions
 from twisted.logger import LogLevel
 from twisted.python import usage
 
@@ -18,6 +19,7 @@ from ota_server.service import OtaService, make_ota_service
 from ota_server.tls import CertificateError, load_certificate
 
 DEFAULT_PORT = "8000"
+MAX_PORT = 65535
 
 
 def _level(name: str) -> str:
@@ -90,26 +92,41 @@ class Options(usage.Options):
         """Check what can be checked before the start. Raises UsageError."""
         self["dir"] = _folder(self["dir"])
         self["state"] = _state_folder(self["state"], self["dir"])
-        self["doors"] = [self._door(value) for value in self["port"] or [DEFAULT_PORT]]
+        certificate = self._certificate()
+        self["doors"] = [_door(value, certificate) for value in self["port"] or [DEFAULT_PORT]]
+        if certificate is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
+            raise usage.UsageError("--cert is for ports given as numbers, and there is none; add --port NUMBER")
 
-    def _door(self, value: str) -> tuple[str, IStreamServerEndpoint]:
-        """Make the endpoint of one --port."""
-        from twisted.internet import reactor
-
-        number = value.isascii() and value.isdigit()
-        if number and not 0 <= int(value) <= 65535:
-            raise usage.UsageError(f"--port {value}: port numbers end at 65535")
+    def _certificate(self) -> CertificateOptions | None:
+        """Load the certificate of --cert, if any."""
+        if self["cert"] is None:
+            return None
         try:
-            endpoint = serverFromString(reactor, f"tcp:{value}" if number else value)
-        except Exception as problem:
-            raise usage.UsageError(f"--port {value}: {_explain(problem)}") from problem
-        if not number or self["cert"] is None:
-            return f"port {value}" if number else value, endpoint
-        try:
-            certificate = load_certificate(Path(self["cert"]).expanduser())
+            return load_certificate(Path(self["cert"]).expanduser())
         except CertificateError as problem:
             raise usage.UsageError(f"--cert: {problem}") from problem
-        return f"port {value} (HTTPS)", wrapServerTLS(certificate, endpoint)
+
+
+def _is_number(value: str) -> bool:
+    return value.isascii() and value.isdigit()
+
+
+def _door(value: str, certificate: CertificateOptions | None) -> tuple[str, IStreamServerEndpoint]:
+    """Make the endpoint of one --port, with its description for people."""
+    from twisted.internet import reactor
+
+    number = _is_number(value)
+    if number and int(value) > MAX_PORT:
+        raise usage.UsageError(f"--port {value}: port numbers end at {MAX_PORT}")
+    try:
+        endpoint = serverFromString(reactor, f"tcp:{value}" if number else value)
+    except Exception as problem:
+        raise usage.UsageError(f"--port {value}: {_explain(problem)}") from problem
+    if not number:
+        return value, endpoint
+    if certificate is None:
+        return f"port {value}", endpoint
+    return f"port {value} (HTTPS)", wrapServerTLS(certificate, endpoint)
 
 
 def _explain(problem: Exception) -> str:

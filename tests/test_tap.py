@@ -1,0 +1,168 @@
+"""Tests of the command line."""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+
+from ota_server.tap import Options, makeService
+from tests.certificates import make_pem
+
+
+class OptionsTests(SynchronousTestCase):
+    """What `twistd ota` makes of its options."""
+
+    def setUp(self) -> None:
+        """Make a firmware folder."""
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+
+    def parse(self, *arguments: str) -> Options:
+        """Parse options with the folder named before them."""
+        options = Options()
+        options.parseOptions(["--dir", str(self.folder), *arguments])
+        return options
+
+    def refusal(self, *arguments: str) -> str:
+        """Return the message with which options are refused."""
+        return str(self.assertRaises(usage.UsageError, self.parse, *arguments))
+
+    def test_defaults(self) -> None:
+        """With a folder alone: port 8000, log level error, state in the folder, no certificate."""
+        options = dict(self.parse())
+        doors = [text for text, _ in options.pop("doors")]
+        self.assertEqual(
+            (doors, options),
+            (
+                ["port 8000"],
+                {"dir": self.folder, "state": self.folder / ".ota", "cert": None, "log": "error", "port": []},
+            ),
+        )
+
+    def test_default_folder(self) -> None:
+        """Without --dir the folder is ~/firmware."""
+        home = Path(self.mktemp()).absolute()
+        (home / "firmware").mkdir(parents=True)
+        self.patch(os, "environ", {**os.environ, "HOME": str(home)})
+        options = Options()
+        options.parseOptions([])
+        self.assertEqual(options["dir"], home / "firmware")
+
+    def test_several_ports(self) -> None:
+        """--port and its alias --listen may be given several times, as numbers and as endpoint strings."""
+        options = self.parse("--port", "8001", "--listen", "tcp:8002:interface=127.0.0.1", "-p", "haproxy:tcp:8003")
+        self.assertEqual(
+            [text for text, _ in options["doors"]],
+            ["port 8001", "tcp:8002:interface=127.0.0.1", "haproxy:tcp:8003"],
+        )
+
+    def test_bad_ports(self) -> None:
+        """What is neither a port number nor an endpoint is refused, with an example of each."""
+        for value in ("", "http", "65536", "-1", "nonsense:8000", "tcp", "tcp:x", "ssl:443:privateKey=/nowhere.pem"):
+            message = self.refusal(f"--port={value}")
+            self.assertIn(f"--port {value}:", message)
+            self.assertNotIn("\n", message)
+
+    def test_log_levels(self) -> None:
+        """Levels are read in lower and upper case, and others are refused with the list of them."""
+        self.assertEqual(self.parse("--log", "WARN")["log"], "warn")
+        self.assertIn("debug, info, warn, error, critical", self.refusal("--log", "loud"))
+
+    def test_missing_folder(self) -> None:
+        """A folder that isn't there is named, with what to do."""
+        message = str(self.assertRaises(usage.UsageError, Options().parseOptions, ["--dir", "/nowhere/at/all"]))
+        self.assertIn("--dir /nowhere/at/all: No such file or directory; make the folder", message)
+
+    def test_folder_is_a_file(self) -> None:
+        """A file in the place of the folder is refused."""
+        file = self.folder / "file"
+        file.touch()
+        message = str(self.assertRaises(usage.UsageError, Options().parseOptions, ["--dir", str(file)]))
+        self.assertIn("Not a directory", message)
+
+    def test_state_folder_is_made(self) -> None:
+        """The state folder is made when it isn't there, for the owner alone."""
+        state = self.folder.parent / "kept" / "here"
+        self.parse("--state", str(state))
+        self.assertEqual(state.stat().st_mode & 0o777, 0o700)
+        self.assertEqual(list(state.iterdir()), [])
+
+    def test_unwritable_state_folder(self) -> None:
+        """A state folder that can't be written is an error that names the option."""
+        (self.folder / "file").touch()
+        self.assertIn("name another with --state DIR", self.refusal("--state", str(self.folder / "file" / "state")))
+
+    def test_unknown_option(self) -> None:
+        """An unknown option is refused."""
+        self.assertIn("--frobnicate", self.refusal("--frobnicate"))
+
+    def test_stray_argument(self) -> None:
+        """A word that is no option is refused, with a hint at --dir."""
+        self.assertIn("--dir", self.refusal("firmware"))
+
+    def test_certificate(self) -> None:
+        """With --cert, ports given as numbers speak HTTPS, and endpoint strings are left alone."""
+        pem = self.folder / "cert.pem"
+        pem.write_bytes(make_pem("localhost"))
+        options = self.parse("--cert", str(pem), "--port", "8443", "--port", "tcp:8000")
+        self.assertEqual([text for text, _ in options["doors"]], ["port 8443 (HTTPS)", "tcp:8000"])
+
+    def test_certificate_for_the_default_port(self) -> None:
+        """With --cert alone the default port speaks HTTPS."""
+        pem = self.folder / "cert.pem"
+        pem.write_bytes(make_pem("localhost"))
+        self.assertEqual([text for text, _ in self.parse("--cert", str(pem))["doors"]], ["port 8000 (HTTPS)"])
+
+    def test_certificate_without_use(self) -> None:
+        """A certificate that no port would use is refused, lest one believes in HTTPS that isn't there."""
+        pem = self.folder / "cert.pem"
+        pem.write_bytes(make_pem("localhost"))
+        self.assertIn("add --port NUMBER", self.refusal("--cert", str(pem), "--port", "tcp:8000"))
+
+    def test_bad_certificate(self) -> None:
+        """A certificate that can't be used is refused, also when no port would use it."""
+        self.assertIn("--cert:", self.refusal("--cert", "/nowhere.pem"))
+        self.assertIn("--cert:", self.refusal("--cert", "/nowhere.pem", "--port", "tcp:8000"))
+
+    def test_run_by_twistd(self) -> None:
+        """Run by twistd, a refusal is one line on the standard error stream, and ends with status 1."""
+        options = Options()
+        options.parent = usage.Options()
+        errors = StringIO()
+        with redirect_stderr(errors):
+            stop = self.assertRaises(SystemExit, options.parseOptions, ["--dir", "/nowhere"])
+        self.assertEqual(stop.code, 1)
+        self.assertRegex(errors.getvalue(), r"\Aota: --dir /nowhere: [^\n]* \(see: twistd ota --help\)\n\Z")
+
+
+class ServiceTests(SynchronousTestCase):
+    """What makeService makes."""
+
+    def make(self, *arguments: str) -> list[str]:
+        """Return the kinds of the parts of the service."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        options = Options()
+        options.parseOptions(["--dir", str(folder), *arguments])
+        return [type(part).__name__ for part in makeService(options)]
+
+    def test_parts(self) -> None:
+        """The parts are two thread pools, the watcher of the folder, and a door for each port."""
+        self.assertEqual(
+            self.make("--port", "8001", "--port", "8002"),
+            ["ThreadPoolService", "ThreadPoolService", "FolderWatcher", "DoorService", "DoorService"],
+        )
+
+    def test_nothing_listens_yet(self) -> None:
+        """Making the service takes no port: that is for the start."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            self.assertIn("DoorService", self.make("--port", f"tcp:{port}:interface=127.0.0.1"))
