@@ -14,17 +14,15 @@ import attrs
 
 from ota_server.fleet.checkin import Headers
 
-_HEAD = re.compile(
-    rb"(?P<method>GET|HEAD) (?P<path>/[!-\"$-~]*) HTTP/1\.(?P<minor>[01])\r\n"
-    rb"(?P<fields>(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00\r\n]*\r\n)*)\r\n",
-)
-_FIELD = re.compile(rb"([^:]+):[ \t]*([^\r\n]*?)[ \t]*\r\n")
+_REQUEST_LINE = re.compile(rb"(?:GET|HEAD) (/[!-\"$-~]*) HTTP/1\.([01])")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _MAX_HEAD = 4096
 _MAX_NAMES = 1000
 
 # With these, more than a head has to be read, or an answer other than 304 may be due.
 _UNUSUAL = (b"Transfer-Encoding", b"Expect", b"Upgrade")
+_NO_BODY = (b"0",)
 
 _canonical_names: dict[bytes, bytes] = {}
 
@@ -41,34 +39,40 @@ class QuickHead:
 
 def read_head(data: bytes) -> QuickHead | None:
     """Read a whole request of a plain kind: GET or HEAD, no body, nothing behind it. None for any other."""
-    if len(data) > _MAX_HEAD:
+    if len(data) > _MAX_HEAD or not data.endswith(b"\r\n\r\n") or b"\0" in data:
         return None
-    found = _HEAD.fullmatch(data)
-    if found is None:
+    lines = data[:-4].split(b"\r\n")
+    if not data.count(b"\r") == data.count(b"\n") == len(lines) + 1:
         return None
-    headers: dict[bytes, list[bytes]] = {}
-    for name, value in _FIELD.findall(found["fields"]):
+    request_line = _REQUEST_LINE.fullmatch(lines[0])
+    if request_line is None:
+        return None
+    headers: dict[bytes, tuple[bytes, ...]] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(b":")
         canonical = _canonical_names.get(name) or _canonicalise(name)
-        if canonical in headers:
-            headers[canonical].append(value)
-        else:
-            headers[canonical] = [value]
+        if canonical is None or not colon:
+            return None
+        value = value.strip(b" \t")
+        headers[canonical] = (*headers[canonical], value) if canonical in headers else (value,)
     if headers.get(b"Content-Length", _NO_BODY) != _NO_BODY or any(name in headers for name in _UNUSUAL):
         return None
-    persistent = False
-    version = b"HTTP/1.0"
-    if found["minor"] == b"1":
-        version = b"HTTP/1.1"
+    path, minor = request_line.groups()
+    persistent, version = False, b"HTTP/1.0"
+    if minor == b"1":
         connection = headers.get(b"Connection")
         persistent = connection is None or b"close" not in connection[0].lower().split(b" ")
-    return QuickHead(found["path"].partition(b"?")[0], headers, version, persistent)
+        version = b"HTTP/1.1"
+    return QuickHead(path.partition(b"?")[0], headers, version, persistent)
 
 
-_NO_BODY = [b"0"]
+def _canonicalise(name: bytes) -> bytes | None:
+    """Capitalise the name of a field as Twisted does, or return None where it is no name.
 
-
-def _canonicalise(name: bytes) -> bytes:
-    """Capitalise the name of a field as Twisted does; remembered, but for no more names than there are."""
+    Remembered, but for no more names than there are in the world of devices.
+    """
+    if not _TOKEN.fullmatch(name):
+        return None
     canonical = b"-".join([word.capitalize() for word in name.split(b"-")])
     if len(_canonical_names) < _MAX_NAMES:
         _canonical_names[name] = canonical

@@ -1,0 +1,66 @@
+"""Checks that the documentation and the program say the same; run as `python -m tests.documents`."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ota_server.fleet.decide import REASONS
+from ota_server.tap import Options
+
+ROOT = Path(__file__).absolute().parent.parent
+PAGES = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
+
+
+def broken_links() -> Iterator[str]:
+    """Find relative links that lead to no file."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            if not (page.parent / target).exists():
+                yield f"{page.name} links to {target}, which is not there"
+
+
+def reasons() -> Iterator[str]:
+    """Compare the table of reasons in docs/http.md with those that decisions have."""
+    rows = re.findall(r"(?m)^\| `([a-z-]+)` \| [0-9]{3} \| ([^|]+) \|$", (ROOT / "docs" / "http.md").read_text())
+    told = dict(rows)
+    for reason in told.keys() ^ REASONS.keys():
+        yield f"reason {reason} is only in one of docs/http.md and ota_server/fleet/decide.py"
+    for reason in told.keys() & REASONS.keys():
+        if not told[reason].startswith(REASONS[reason]):
+            yield f"docs/http.md says of {reason} {told[reason]!r}, the program {REASONS[reason]!r}"
+
+
+def options() -> Iterator[str]:
+    """Look for each option of `twistd ota` in the README."""
+    readme = (ROOT / "README.md").read_text()
+    for option in Options().longOpt:
+        if f"--{option.rstrip('=')}" not in readme:
+            yield f"README.md doesn't tell of --{option.rstrip('=')}"
+
+
+def dependencies() -> Iterator[str]:
+    """Look for each dependency, and nothing else, in docs/dependencies.md."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        wanted += extra
+    names = {re.split(r"[\[>=<]", name)[0] for name in wanted} - {"ota_server"}
+    table = re.findall(r"(?m)^\| ([a-z0-9A-Z_, -]+) \|", (ROOT / "docs" / "dependencies.md").read_text())
+    told = {name for row in table for name in row.split(", ")} - {"package", "---"}
+    for name in names ^ told:
+        yield f"{name} is only in one of pyproject.toml and docs/dependencies.md"
+
+
+def main() -> None:
+    """Print what is wrong, and end with status 1 if anything is."""
+    wrong = [*broken_links(), *reasons(), *options(), *dependencies()]
+    sys.stdout.writelines(f"{line}\n" for line in wrong)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
