@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import attrs
@@ -37,18 +36,14 @@ class FileIdentity(NamedTuple):
 
 @attrs.frozen(eq=False)
 class Image:
-    """One immutable file: its place, its identity there, and what is known of its bytes."""
+    """One immutable file: its place (path, and the name alone), its identity, and what is known of its bytes."""
 
     channel: str
-    path: Path
+    path: str
+    file_name: str
     name: FileName
     identity: FileIdentity
     facts: ImageFacts
-
-    @property
-    def file_name(self) -> str:
-        """The file's name, without its folder."""
-        return self.path.name
 
     @property
     def project(self) -> str:

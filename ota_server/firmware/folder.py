@@ -5,11 +5,13 @@ Everything here may block (files, hashing), and runs in a worker thread; the tim
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -21,6 +23,12 @@ from ota_server.firmware.naming import FileName, NamingError, is_name, parse_fil
 
 SETTLE_TIME = 1.0
 """How long a file must have been seen unchanged before it is read and offered, in seconds."""
+
+SMALL = 1 << 16
+"""Files of up to so many bytes are read one after the other, since handing each to a thread would cost more."""
+
+MANY = 1000
+"""With so many new files at once the garbage collector is left out while they become images."""
 
 QUIET_TIME = 2.0
 """A file that was last changed this long before it is first seen, in seconds, counts as settled at once."""
@@ -68,6 +76,8 @@ class Folder:
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._names: dict[str, FileName | str] = {}
         self._given: set[Notice] = set()
+        self._come: dict[FileIdentity, Finding] = {}
+        self._gone: set[FileIdentity] = set()
         self._closing = threading.Event()
 
     def close(self) -> None:
@@ -78,10 +88,11 @@ class Folder:
         """Read the folder once and return the new catalog, the very same object where nothing has changed.
 
         `now` is the time of day and `monotonic` a clock that never jumps, both in seconds. Raises OSError
-        where the folder can't be listed or what was found out can't be kept, InterruptedError after `close`.
+        where the folder can't be listed, InterruptedError after `close`.
         """
         if self._findings is None:
-            self._findings = self._digests.load()
+            with _no_collection(True):
+                self._findings = self._digests.load()
         notices: set[Notice] = set()
         folders = {(self.root, os.stat(self.root).st_ino)}
         seen: dict[tuple[str, str], _Seen] = {}
@@ -105,18 +116,23 @@ class Folder:
                 unread[key] = name
             else:
                 unsettled = True
-        found = self._find_out({seen[key].identity: key for key in unread})
-        for key, name in unread.items():
-            unsettled |= not self._shelve(key, name, seen[key], notices)
-        self._seen = seen
-        self._publish()
-        try:
-            self._digests.save(found, self._forget())
-        except OSError as error:
-            notices.add(Notice("the state folder", f"can't be written, so that a restart reads all anew: {error}"))
+        with _no_collection(len(unread) > MANY):
+            found = self._find_out({seen[key].identity: key for key in unread})
+            for key, name in unread.items():
+                unsettled |= not self._shelve(key, name, seen[key], notices)
+            self._seen = seen
+            self._publish()
+        self._come.update(found)
+        self._gone |= self._forget()
         fresh = notices - self._given
         self._given = notices
         return Reading(self.catalog, tuple(sorted(fresh, key=attrs.astuple)), unsettled, frozenset(folders))
+
+    def keep(self) -> None:
+        """Keep what readings found out for the next start. Raises OSError where it can't be; nothing is lost then."""
+        if self._come or self._gone:
+            self._digests.save(self._come, self._gone)
+            self._come, self._gone = {}, set()
 
     def _list(self, notices: set[Notice], listed: set[tuple[Path, int]]) -> Iterator[tuple[str, str, FileIdentity]]:
         """List the files of the folder and of its channels, as (channel, file name, identity)."""
@@ -160,31 +176,33 @@ class Folder:
             self._names[file] = name
             return name
 
-    def _path(self, key: tuple[str, str]) -> Path:
-        channel, file = key
-        return self.root / file if channel == STABLE else self.root / channel / file
+    def _path(self, key: tuple[str, str]) -> str:
+        return f"{self.root}/{_place(*key)}"
 
     def _find_out(self, wanted: dict[FileIdentity, tuple[str, str]]) -> dict[FileIdentity, Finding]:
-        """Read the files whose findings aren't known yet, several at a time, and return what was found."""
+        """Read the files whose findings aren't known yet, and return what was found."""
         assert self._findings is not None
         unknown = {identity: self._path(key) for identity, key in wanted.items() if identity not in self._findings}
-        if not unknown:
-            return {}
-        # Hashing lets other threads run meanwhile, so two or four share the work of a first start.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
-            results = readers.map(self._examine, unknown.values(), unknown)
-            found = {identity: finding for identity, finding in zip(unknown, results, strict=True) if finding}
+        large = {identity: path for identity, path in unknown.items() if identity.size > SMALL}
+        results: dict[FileIdentity, Finding | None] = {}
+        if large:
+            # Hashing lets other threads run meanwhile, so two or four share the work of a first start.
+            with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
+                results.update(zip(large, readers.map(self._examine, large.values(), large), strict=True))
+        for identity in unknown.keys() - large.keys():
+            results[identity] = self._examine(unknown[identity], identity)
+        found = {identity: finding for identity, finding in results.items() if finding is not None}
         self._findings.update(found)
         return found
 
-    def _examine(self, path: Path, identity: FileIdentity) -> Finding | None:
+    def _examine(self, path: str, identity: FileIdentity) -> Finding | None:
         """Read one file; None where it changed meanwhile or can't be read now, so that a later reading decides."""
         if self._closing.is_set():
             raise InterruptedError("reading was called off")
         try:
             with open(path, "rb", buffering=0) as file:
                 try:
-                    finding: Finding = read_image(file, lambda: not self._closing.is_set())
+                    finding: Finding = read_image(file, self._goes_on)
                 except ImageError as error:
                     finding = error
                 return finding if identify(file.fileno()) == identity else None
@@ -192,6 +210,9 @@ class Folder:
             raise
         except OSError:
             return None
+
+    def _goes_on(self) -> bool:
+        return not self._closing.is_set()
 
     def _shelve(self, key: tuple[str, str], name: FileName, seen: _Seen, notices: set[Notice]) -> bool:
         """Make a settled file an image of the catalog, or note why not; False where that isn't known yet."""
@@ -202,7 +223,7 @@ class Folder:
         elif isinstance(finding, ImageError):
             notices.add(Notice(_place(*key), f"is not offered: {finding}"))
         else:
-            seen.image = Image(key[0], self._path(key), name, seen.identity, finding)
+            seen.image = Image(key[0], self._path(key), key[1], name, seen.identity, finding)
         return finding is not None
 
     def _publish(self) -> None:
@@ -224,6 +245,24 @@ class Folder:
         if len(self._names) > 2 * len(self._seen) + 1000:
             self._names.clear()
         return gone
+
+
+@contextmanager
+def _no_collection(wanted: bool) -> Iterator[None]:
+    """Switch the garbage collector off, and then let it forget what was made meanwhile.
+
+    It would look through all of a large catalog again and again while that is made, which doubles the time, and
+    at every full collection later, which stops the reactor. There are no cycles in it to be found.
+    """
+    if not wanted:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _place(channel: str, file: str) -> str:

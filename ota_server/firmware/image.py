@@ -91,10 +91,14 @@ def read_image(file: BinaryIO, keep_going: Callable[[], bool] = lambda: True) ->
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         raise ImageError("the file is empty")
+    file.seek(0)
+    first = file.read(1)
+    if first != bytes([MAGIC]):
+        return _read_opaque(file, first, size, keep_going)
     layout = _find_layout(file, size)
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     appended = hashlib.sha256()
-    sketch = [_SketchMd5(layout.sketch_end, mode) for mode in layout.flash_modes] if layout else []
+    sketch = [_SketchMd5(layout.sketch_end, mode) for mode in layout.flash_modes]
     file.seek(0)
     offset = 0
     while chunk := file.read(CHUNK):
@@ -104,13 +108,11 @@ def read_image(file: BinaryIO, keep_going: Callable[[], bool] = lambda: True) ->
         sha256.update(chunk)
         for one in sketch:
             one.update(chunk)
-        if layout is not None and layout.hash_appended and offset < layout.end:
+        if layout.hash_appended and offset < layout.end:
             appended.update(chunk[: layout.end - offset])
         offset += len(chunk)
     if offset != size:
         raise ImageError(f"the file changed while it was read: {size} bytes at first, then {offset}")
-    if layout is None:
-        return ImageFacts(size, md5.hexdigest(), sha256.hexdigest())
     hashes = [one.hexdigest() for one in sketch]
     if layout.hash_appended:
         file.seek(layout.end)
@@ -120,6 +122,21 @@ def read_image(file: BinaryIO, keep_going: Callable[[], bool] = lambda: True) ->
     else:
         _check_checksum(file, layout)
     return ImageFacts(size, md5.hexdigest(), sha256.hexdigest(), layout.chip, tuple(dict.fromkeys(hashes)))
+
+
+def _read_opaque(file: BinaryIO, first: bytes, size: int, keep_going: Callable[[], bool]) -> ImageFacts:
+    """Hash a file of a form that is not known here, whose first byte was read already."""
+    md5, sha256 = hashlib.md5(first, usedforsecurity=False), hashlib.sha256(first)
+    length = 1
+    while chunk := file.read(CHUNK):
+        if not keep_going():
+            raise InterruptedError("reading was called off")
+        md5.update(chunk)
+        sha256.update(chunk)
+        length += len(chunk)
+    if length != size:
+        raise ImageError(f"the file changed while it was read: {size} bytes at first, then {length}")
+    return ImageFacts(size, md5.hexdigest(), sha256.hexdigest())
 
 
 class _SketchMd5:
@@ -142,12 +159,10 @@ class _SketchMd5:
         return self._md5.hexdigest()
 
 
-def _find_layout(file: BinaryIO, size: int) -> _Layout | None:
-    """Find out how a file is laid out; None for one that is no ESP image. Raises ImageError for a damaged one."""
+def _find_layout(file: BinaryIO, size: int) -> _Layout:
+    """Find out how an ESP image is laid out. Raises ImageError for a damaged one."""
     file.seek(0)
     head = file.read(36)
-    if head[0] != MAGIC:
-        return None
     if head[32:36] == _APP_DESCRIPTOR:
         segments, end = _walk(file, size, 0, 24)
         hash_appended = head[23] == 1

@@ -35,21 +35,27 @@ class ReportedVersion:
     build_name: str | None = None
 
 
+@lru_cache(maxsize=4096)
 def parse_file_version(text: str) -> Version:
     """Read the version in a file's name, `MAJOR.MINOR` or `MAJOR.MINOR.PATCH`; a missing PATCH is 0.
 
     Raises VersionError for anything else: Semantic Versioning allows no leading zeros, and a pre-release has
     no place in the name of a file that a whole fleet follows.
     """
+    plain = _FILE_VERSION.fullmatch(text)
+    if plain is not None:
+        return Version(int(plain[1]), int(plain[2]), int(plain[3] or 0))
     numbers = text.split(".")
     if not all(number.isascii() and number.isdigit() for number in numbers) or len(numbers) not in (2, 3):
         raise VersionError(f"{text!r} is not MAJOR.MINOR or MAJOR.MINOR.PATCH in digits")
     for number in numbers:
         if len(number) > 1 and number.startswith("0"):
             raise VersionError(f"{text!r} has a number with a leading zero")
-        if len(number) > MAX_DIGITS:
-            raise VersionError(f"{text!r} has a number of more than {MAX_DIGITS} digits")
-    return Version(*map(int, numbers))
+    raise VersionError(f"{text!r} has a number of more than {MAX_DIGITS} digits")
+
+
+_NUMBER = rf"(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})"
+_FILE_VERSION = re.compile(rf"{_NUMBER}\.{_NUMBER}(?:\.{_NUMBER})?", re.ASCII)
 
 
 _REPORTED = re.compile(

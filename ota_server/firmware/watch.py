@@ -15,7 +15,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 from twisted.python.threadpool import ThreadPool
 
@@ -79,6 +78,7 @@ class FolderWatcher(Service):
         self._published = published
         self._waiters: list[Deferred[None]] = []
         self._next: IDelayedCall | None = None
+        self._busy = False
         self._reading: Deferred[None] | None = None
         self._changed = False
         self._trouble = ""
@@ -116,7 +116,7 @@ class FolderWatcher(Service):
 
     def hint(self) -> None:
         """Read the folder soon, since something there has changed."""
-        if self._reading is not None:
+        if self._busy:
             self._changed = True
         elif self.running:
             self._read_in(HINT_DELAY)
@@ -132,17 +132,26 @@ class FolderWatcher(Service):
     def _read(self) -> None:
         self._next = None
         self._changed = False
+        self._busy = True
         began = self._reactor.seconds()
-        reading = deferToThreadPool(self._reactor, self._pool, self._folder.read, self._now(), began)
-        taken: Deferred[bool] = reading.addCallbacks(self._take, self._fail)
-        taken.addErrback(self._give_up)
-        self._reading = taken.addCallback(self._schedule, began)
+        self._reading = Deferred.fromCoroutine(self._read_once(began))
+
+    async def _read_once(self, began: float) -> None:
+        """Read the folder, publish what was found, then keep that; and see to the next time."""
+        unsettled = False
+        try:
+            reading = await deferToThreadPool(self._reactor, self._pool, self._folder.read, self._now(), began)
+            unsettled = self._take(reading)
+            await deferToThreadPool(self._reactor, self._pool, self._folder.keep)
+            self._tell("")
+        except OSError as error:
+            self._tell(str(error))
+        except Exception:  # noqa: BLE001 - the folder is read again, whatever it was
+            self.log.failure("reading the folder failed; it is tried again")
+        self._schedule(unsettled, began)
 
     def _take(self, reading: Reading) -> bool:
         """Publish what was read; return whether something is still changing."""
-        if self._trouble:
-            self._trouble = ""
-            self.log.warn("{folder} can be read again", folder=str(self._folder.root))
         for notice in reading.notices:
             self.log.warn("{file!a} {reason}", file=notice.file, reason=notice.reason)
         if self._hints is not None:
@@ -165,26 +174,19 @@ class FolderWatcher(Service):
                 ready.callback(None)
         return reading.unsettled
 
-    def _fail(self, failure: Failure) -> bool:
-        """Keep the last catalog when the folder can't be read now, and say so once."""
-        error = failure.check(OSError)
-        if error is None:
-            return self._give_up(failure)
-        if self.running and failure.getErrorMessage() != self._trouble:
-            self._trouble = failure.getErrorMessage()
-            self.log.error(
-                "{folder} can't be read, what was read before is served on: {reason}",
-                folder=str(self._folder.root),
-                reason=self._trouble,
-            )
-        return False
-
-    def _give_up(self, failure: Failure) -> bool:
-        self.log.failure("reading the folder failed; it is tried again", failure)
-        return False
+    def _tell(self, trouble: str) -> None:
+        """Log a trouble with the folder once, and its end; what was read before is served on meanwhile."""
+        if trouble == self._trouble or not self.running:
+            return
+        self._trouble = trouble
+        folder = str(self._folder.root)
+        if trouble:
+            self.log.error("{folder} is served as it was read last: {trouble}", folder=folder, trouble=trouble)
+        else:
+            self.log.warn("{folder} can be read again", folder=folder)
 
     def _schedule(self, unsettled: bool, began: float) -> None:
-        self._reading = None
+        self._busy = False
         if not self.running:
             return
         took = self._reactor.seconds() - began

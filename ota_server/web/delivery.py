@@ -38,10 +38,10 @@ def open_image(image: Image, start: int) -> BinaryIO:
     try:
         file = open(image.path, "rb", buffering=0)  # noqa: SIM115 - the producer closes it
     except OSError as error:
-        raise ImageChangedError(f"{image.path.name} can't be opened: {error.strerror}") from error
+        raise ImageChangedError(f"{image.file_name} can't be opened: {error.strerror}") from error
     try:
         if identify(file.fileno()) != image.identity:
-            raise ImageChangedError(f"{image.path.name} has changed since the folder was read")
+            raise ImageChangedError(f"{image.file_name} has changed since the folder was read")
         if hasattr(os, "posix_fadvise"):
             # Lets the kernel fetch the file while the reactor streams, so that its reads find it in memory.
             os.posix_fadvise(file.fileno(), start, 0, os.POSIX_FADV_WILLNEED)
