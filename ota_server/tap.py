@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +93,10 @@ class Options(usage.Options):
         """Check what can be checked before the start. Raises UsageError."""
         self["dir"] = _folder(self["dir"])
         self["state"] = _state_folder(self["state"], self["dir"])
+        user = self.parent.get("uid") if self.parent is not None else None
+        if user is not None:
+            # twistd takes up this user later, who then has to write there.
+            os.chown(self["state"], user, -1)
         certificate = self._certificate()
         self["doors"] = [_door(value, certificate) for value in self["port"] or [DEFAULT_PORT]]
         if certificate is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):

@@ -92,7 +92,7 @@ class Folder:
         """
         if self._findings is None:
             with _no_collection(True):
-                self._findings = self._digests.load()
+                self._findings = self._load()
         notices: set[Notice] = set()
         folders = {(self.root, os.stat(self.root).st_ino)}
         seen: dict[tuple[str, str], _Seen] = {}
@@ -127,6 +127,13 @@ class Folder:
         fresh = notices - self._given
         self._given = notices
         return Reading(self.catalog, tuple(sorted(fresh, key=attrs.astuple)), unsettled, frozenset(folders))
+
+    def _load(self) -> dict[FileIdentity, Finding]:
+        try:
+            return self._digests.load()
+        except OSError:
+            # Then nothing can be kept either, and `keep` will say so; devices are served all the same.
+            return {}
 
     def keep(self) -> None:
         """Keep what readings found out for the next start. Raises OSError where it can't be; nothing is lost then."""

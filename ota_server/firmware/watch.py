@@ -81,7 +81,7 @@ class FolderWatcher(Service):
         self._busy = False
         self._reading: Deferred[None] | None = None
         self._changed = False
-        self._trouble = ""
+        self._troubles: dict[str, str] = {}
         self._hints = hints(self.hint) if hints is not None else None
         self._started = 0.0
 
@@ -142,10 +142,10 @@ class FolderWatcher(Service):
         try:
             reading = await deferToThreadPool(self._reactor, self._pool, self._folder.read, self._now(), began)
             unsettled = self._take(reading)
-            await deferToThreadPool(self._reactor, self._pool, self._folder.keep)
-            self._tell("")
+            self._tell("folder", "")
+            await self._keep()
         except OSError as error:
-            self._tell(str(error))
+            self._tell("folder", f"{self._folder.root} is served as it was read last: {error}")
         except Exception:  # noqa: BLE001 - the folder is read again, whatever it was
             self.log.failure("reading the folder failed; it is tried again")
         self._schedule(unsettled, began)
@@ -174,16 +174,23 @@ class FolderWatcher(Service):
                 ready.callback(None)
         return reading.unsettled
 
-    def _tell(self, trouble: str) -> None:
-        """Log a trouble with the folder once, and its end; what was read before is served on meanwhile."""
-        if trouble == self._trouble or not self.running:
+    async def _keep(self) -> None:
+        try:
+            await deferToThreadPool(self._reactor, self._pool, self._folder.keep)
+            self._tell("state", "")
+        except OSError as error:
+            self._tell("state", f"a restart will read all files anew: {error}")
+
+    def _tell(self, what: str, trouble: str) -> None:
+        """Log a trouble once, and its end; devices are served meanwhile."""
+        before = self._troubles.get(what, "")
+        if trouble == before or not self.running:
             return
-        self._trouble = trouble
-        folder = str(self._folder.root)
+        self._troubles[what] = trouble
         if trouble:
-            self.log.error("{folder} is served as it was read last: {trouble}", folder=folder, trouble=trouble)
+            self.log.error("{trouble}", trouble=trouble)
         else:
-            self.log.warn("{folder} can be read again", folder=folder)
+            self.log.warn("over: {trouble}", trouble=before)
 
     def _schedule(self, unsettled: bool, began: float) -> None:
         self._busy = False

@@ -77,7 +77,9 @@ class DeviceRequest(server.Request):
             # Proxies send the absolute form (RFC 9112, section 3.2.2).
             path = _ABSOLUTE.sub(b"", path, count=1) or b"/"
         path, _, self.query = path.partition(b"?")
-        self.path = _SLASHES.sub(b"/", path) if b"//" in path else path
+        if b"//" in path:
+            path = _SLASHES.sub(b"/", path)
+        self.path = path.rstrip(b"/") or b"/"
         self.args = {}
         self.process()
 
