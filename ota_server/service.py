@@ -48,6 +48,18 @@ class ThreadPoolService(Service):
         self.pool.stop()
 
 
+class DeliveryService(Service):
+    """Closes the files of images when the server ends."""
+
+    def __init__(self, deliveries: Deliveries) -> None:
+        self.deliveries = deliveries
+
+    def stopService(self) -> None:
+        """Close the files that nobody reads."""
+        super().stopService()
+        self.deliveries.close()
+
+
 class DoorService(StreamServerEndpointService):
     """Listens at one endpoint, and ends the start with one clear line where it can't."""
 
@@ -144,9 +156,16 @@ def make_ota_service(
         time.time,
         hints=(lambda hint: Hints(hint, reactor)) if sys.platform == "linux" else None,
     )
-    site = DeviceSite(DeviceRoot(watcher, Deliveries(reactor, openers.pool), reactor), reactor)
+    deliveries = DeliveryService(Deliveries(reactor, openers.pool))
+    site = DeviceSite(DeviceRoot(watcher, deliveries.deliveries, reactor), reactor)
     site.log_decisions = log_decisions
     whole = OtaService(foreground=foreground, make_observer=make_observer)
-    for part in (readers, openers, watcher, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
+    for part in (
+        readers,
+        openers,
+        deliveries,
+        watcher,
+        *(DoorService(text, endpoint, site) for text, endpoint in doors),
+    ):
         part.setServiceParent(whole)
     return whole

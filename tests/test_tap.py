@@ -153,10 +153,17 @@ class ServiceTests(SynchronousTestCase):
         return [type(part).__name__ for part in makeService(options)]
 
     def test_parts(self) -> None:
-        """The parts are two thread pools, the watcher of the folder, and a door for each port."""
+        """The parts are two thread pools, deliveries, the watcher of the folder, and a door for each port."""
         self.assertEqual(
             self.make("--port", "8001", "--port", "8002"),
-            ["ThreadPoolService", "ThreadPoolService", "FolderWatcher", "DoorService", "DoorService"],
+            [
+                "ThreadPoolService",
+                "ThreadPoolService",
+                "DeliveryService",
+                "FolderWatcher",
+                "DoorService",
+                "DoorService",
+            ],
         )
 
     def test_nothing_listens_yet(self) -> None:

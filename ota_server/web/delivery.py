@@ -1,131 +1,190 @@
 """Delivering an image: opening it off the reactor, streaming it, and ending when it is not what it was.
 
-A device must never receive the right number of wrong bytes. So the open file is compared with the catalog
-before the first byte, and again after each read; a difference ends the connection, which every client takes
-for a failed download.
+A device must never receive the right number of wrong bytes. So an open file is compared with the catalog before
+the first byte, and again after each read; a difference ends the connection, which every client takes for a failed
+download. For the same reason `sendfile` is not used: it queues pages of the file, not copies of them, and what is
+written to the file before they have left would go out in their place.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from twisted.web.static import NoRangeStaticProducer
+from zope.interface import implementer
 
 from ota_server.firmware.catalog import Image
 from ota_server.firmware.folder import identify
 from ota_server.web.continuation import Continuations
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IReactorFromThreads
-
     from ota_server.web.site import DeviceRequest
 
-log = Logger()
+CHUNK = 68 * 1024
+"""How much is read and written at a time, in bytes: just over what Twisted's transports call a full buffer (64 KiB),
+so that one piece of each download waits in memory and not two."""
+
+LINGER = 10.0
+"""How long the file of an image stays open after its last use, in seconds: a fleet comes for the same image again
+and again, and some clients fetch it in a thousand pieces."""
 
 
 class ImageChangedError(Exception):
     """The file of an image is not, or no longer, the one that the catalog tells of."""
 
 
-def open_image(image: Image, start: int) -> BinaryIO:
-    """Open the file of an image at an offset in bytes. Blocks. Raises ImageChangedError where it isn't as it was."""
+def open_image(image: Image) -> int:
+    """Open the file of an image and return its descriptor. Blocks. Raises ImageChangedError if it isn't as it was."""
     try:
-        file = open(image.path, "rb", buffering=0)  # noqa: SIM115 - the producer closes it
+        descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise ImageChangedError(f"{image.file_name} can't be opened: {error.strerror}") from error
-    try:
-        if identify(file.fileno()) != image.identity:
-            raise ImageChangedError(f"{image.file_name} has changed since the folder was read")
-        if hasattr(os, "posix_fadvise"):
-            # Lets the kernel fetch the file while the reactor streams, so that its reads find it in memory.
-            os.posix_fadvise(file.fileno(), start, 0, os.POSIX_FADV_WILLNEED)
-        file.seek(start)
-    except BaseException:
-        file.close()
-        raise
-    return cast("BinaryIO", file)
+        raise ImageChangedError(f"{image.path} can't be opened: {error.strerror}") from error
+    if identify(descriptor) != image.identity:
+        os.close(descriptor)
+        raise ImageChangedError(f"{image.path} has changed since the folder was read")
+    if hasattr(os, "posix_fadvise"):
+        # Lets the kernel fetch the file while the reactor streams, so that its reads find it in memory.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    return descriptor
 
 
-def is_unchanged(file: BinaryIO, image: Image) -> bool:
-    """Say whether an open file still has the bytes that it had when the folder was read.
+class OpenImage:
+    """The open file of an image, shared by all downloads of it."""
 
-    Its name may have gone meanwhile (a newer file was moved over it): the bytes of an open file stay.
-    """
-    status = os.fstat(file.fileno())
-    return status.st_size == image.identity.size and status.st_mtime_ns == image.identity.mtime_ns
+    def __init__(self, image: Image, descriptor: int) -> None:
+        self.image = image
+        self.descriptor = descriptor
+        self.readers = 0
+        self.closing: IDelayedCall | None = None
+
+    def is_unchanged(self) -> bool:
+        """Say whether the file still has the bytes that it had when the folder was read.
+
+        Its name may have gone meanwhile (a newer file was moved over it): the bytes of an open file stay.
+        """
+        status = os.fstat(self.descriptor)
+        identity = self.image.identity
+        return status.st_size == identity.size and status.st_mtime_ns == identity.mtime_ns
 
 
+class ImageReader:
+    """Reads the file of an image from an offset on, as a file of its own would."""
+
+    def __init__(self, shared: OpenImage, offset: int, release: Callable[[OpenImage], None]) -> None:
+        self.shared = shared
+        self._offset = offset
+        self._release = release
+        self._closed = False
+        shared.readers += 1
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes; fewer only at the end of the file."""
+        data = os.pread(self.shared.descriptor, size, self._offset)
+        self._offset += len(data)
+        return data
+
+    def close(self) -> None:
+        """Give the file back; once is enough, and more does no harm."""
+        if not self._closed:
+            self._closed = True
+            self.shared.readers -= 1
+            self._release(self.shared)
+
+
+@implementer(IPushProducer)
 class ImageProducer(NoRangeStaticProducer):
-    """Streams `length` bytes of an open file, and counts them.
+    """Streams `length` bytes of an image, and counts them.
 
     It differs from its base in what it does when the file ends early or has changed: it ends the connection,
-    where the base would end the *answer*, and leave the client waiting for the rest, or taking the next
-    answer for it.
+    where the base would end the *answer*, and leave the client waiting for the rest, or taking the next answer
+    for it. And it writes when the transport has room, where the base waits for a turn of the cooperator.
     """
 
-    def __init__(
-        self,
-        request: DeviceRequest,
-        file: BinaryIO,
-        head: bytes,
-        length: int,
-        unchanged: Callable[[], bool],
-    ) -> None:
-        super().__init__(request, file)
+    bufferSize = CHUNK
+
+    def __init__(self, request: DeviceRequest, reader: ImageReader, code: int, head: bytes, length: int) -> None:
+        super().__init__(request, reader)
+        self._code = code
         self._head = head
         self._left = length
-        self._unchanged = unchanged
-
-    def resumeProducing(self) -> None:
-        """Write the next bytes; the head goes with the first, since some clients look for both at once."""
-        if not self.request:
-            return
-        data = self.fileObject.read(min(self.bufferSize, self._left))
-        # Asked after the read: a write sets the time of modification before it changes a byte.
-        if not data or not self._unchanged():
-            self._break_off()
-            return
-        self._left -= len(data)
-        request = self.request
-        if self._head:
-            head, self._head = self._head, b""
-            request.begin(request.code, head, data)
-        else:
-            request.write(data)
-        if self.request and not self._left:
-            if request.producer is self:
-                request.unregisterProducer()
-            self.stopProducing()
-            request.finish()
+        self._paused = False
 
     def start(self) -> None:
-        """Write the first bytes at once; wait for the transport to ask for more, if there are more."""
-        self.resumeProducing()
-        if self.request:
-            super().start()
-
-    def _break_off(self) -> None:
+        """Write the first bytes, with the head in the same write, since some clients look for both at once."""
+        data = self._read()
+        if data is None:
+            return
         request = self.request
-        log.error("the file of {path} changed during a download, which was ended", path=request.path)
-        if request.producer is self:
-            request.unregisterProducer()
-        self.stopProducing()
+        # Not every transport stops the producer of a connection that ends, and the file must be given back.
+        request.notifyFinish().addErrback(lambda _: self.stopProducing())
+        request.registerProducer(self, True)
+        request.begin(self._code, self._head, data)
+        if not self._left:
+            self._finish()
+        elif not self._paused:
+            self.resumeProducing()
+
+    def resumeProducing(self) -> None:
+        """Write until the transport has enough."""
+        self._paused = False
+        while self.request and not self._paused:
+            data = self._read()
+            if data is not None:
+                self.request.write(data)
+                if not self._left:
+                    self._finish()
+
+    def pauseProducing(self) -> None:
+        """Wait until the transport asks for more."""
+        self._paused = True
+
+    def _read(self) -> bytes | None:
+        """Read the next bytes; None where they are not to be trusted, and the connection has been ended."""
+        data: bytes = self.fileObject.read(min(self.bufferSize, self._left))
+        # Asked after the read: a write sets the time of modification before it changes a byte.
+        if data and self.fileObject.shared.is_unchanged():
+            self._left -= len(data)
+            return data
+        request = self.request
+        image = self.fileObject.shared.image
+        log.error("{path} changed while it was sent; the download was broken off", path=image.path)
+        self._end()
         request.loseConnection()
+        return None
+
+    def _finish(self) -> None:
+        request = self.request
+        self._end()
+        request.finish()
+
+    def _end(self) -> None:
+        if self.request.producer is self:
+            self.request.unregisterProducer()
+        self.stopProducing()
+
+
+log = Logger()
+
+
+class IDeliveryReactor(IReactorTime, IReactorFromThreads):
+    """What delivering needs of a reactor."""
 
 
 class Deliveries:
-    """Sends images, opening their files in a thread pool of its own."""
+    """Sends images: opens their files in a thread pool of its own, and keeps them open for a while."""
 
-    def __init__(self, reactor: IReactorFromThreads, pool: ThreadPool) -> None:
+    def __init__(self, reactor: IDeliveryReactor, pool: ThreadPool) -> None:
         self.continuations = Continuations()
         self._reactor = reactor
         self._pool = pool
+        self._open: dict[Image, OpenImage] = {}
 
     def send(
         self,
@@ -141,20 +200,27 @@ class Deliveries:
 
         Calls `refused` instead, with nothing written, where the file is not what the catalog says.
         """
-        lost: list[Failure] = []
-        request.notifyFinish().addErrback(lost.append)
         # One line for a download: of one that comes in pieces, the last piece.
         if request.site.log_decisions and start + length == image.size:
             self._log_end(request, image)
 
-        def opened(file: BinaryIO) -> None:
-            if lost:
-                file.close()
-                return
-            request.code = code
+        def stream(shared: OpenImage) -> None:
             request.channel.watch_progress()
-            producer = ImageProducer(request, file, head, length, lambda: is_unchanged(file, image))
-            producer.start()
+            ImageProducer(request, ImageReader(shared, start, self._release), code, head, length).start()
+
+        shared = self._open.get(image)
+        if shared is not None and shared.is_unchanged():
+            stream(shared)
+            return
+        lost: list[Failure] = []
+        request.notifyFinish().addErrback(lost.append)
+
+        def opened(descriptor: int) -> None:
+            shared = self._keep(image, descriptor)
+            if lost:
+                self._release(shared)
+            else:
+                stream(shared)
 
         def failed(failure: Failure) -> None:
             failure.trap(ImageChangedError)
@@ -162,13 +228,49 @@ class Deliveries:
             if not lost:
                 refused()
 
-        opening = deferToThreadPool(self._reactor, self._pool, open_image, image, start)
+        opening = deferToThreadPool(self._reactor, self._pool, open_image, image)
         opening.addCallbacks(opened, failed)
         opening.addErrback(lambda failure: None if lost else request.processingFailed(failure))
 
+    def _keep(self, image: Image, descriptor: int) -> OpenImage:
+        """Share a file that was just opened; where another request was quicker, share that one's."""
+        shared = self._open.get(image)
+        if shared is not None and shared.is_unchanged():
+            os.close(descriptor)
+            return shared
+        self._open[image] = shared = OpenImage(image, descriptor)
+        return shared
+
+    def _release(self, shared: OpenImage) -> None:
+        """Close a file that nobody reads: now if it is no longer shared, and otherwise after a while."""
+        if shared.readers:
+            return
+        if self._open.get(shared.image) is not shared:
+            self._close(shared)
+        elif shared.closing is None:
+            shared.closing = self._reactor.callLater(LINGER, self._close, shared)
+        else:
+            shared.closing.reset(LINGER)
+
+    def _close(self, shared: OpenImage) -> None:
+        """Close a file, unless somebody reads it again: then it is looked at when that ends."""
+        if shared.closing is not None and shared.closing.active():
+            shared.closing.cancel()
+        shared.closing = None
+        if shared.readers:
+            return
+        if self._open.get(shared.image) is shared:
+            del self._open[shared.image]
+        os.close(shared.descriptor)
+
+    def close(self) -> None:
+        """Close the files that nobody reads, as the server ends; the others go with their downloads."""
+        for shared in list(self._open.values()):
+            del self._open[shared.image]
+            self._release(shared)
+
     def _log_end(self, request: DeviceRequest, image: Image) -> None:
-        clock = request.site.reactor
-        began = clock.seconds()
+        began = self._reactor.seconds()
         peer = request.getClientAddress()
 
         def ended(outcome: Failure | None) -> None:
@@ -178,7 +280,7 @@ class Deliveries:
                 outcome="got" if outcome is None else "broke off",
                 image=image.file_name,
                 sent=request.sentLength,
-                seconds=clock.seconds() - began,
+                seconds=self._reactor.seconds() - began,
             )
 
         request.notifyFinish().addBoth(ended)
