@@ -116,10 +116,10 @@ def _strict_prerelease(identifiers: str) -> str:
     )
 
 
-@lru_cache(maxsize=65536)
 def compare(left: Version, right: Version) -> int:
-    """Order two versions by precedence: negative, zero or positive as `left` is lower, the same or higher.
-
-    Remembers its answers, since a fleet asks the same few questions over and over.
-    """
+    """Order two versions by precedence: negative, zero or positive as `left` is lower, the same or higher."""
+    if left.prerelease is None and right.prerelease is None:
+        # The library takes ten times as long for what three numbers decide.
+        ours, theirs = (left.major, left.minor, left.patch), (right.major, right.minor, right.patch)
+        return (ours > theirs) - (ours < theirs)
     return left.compare(right)

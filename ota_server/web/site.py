@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, server
+from twisted.web.http import NOT_MODIFIED, RESPONSES, datetimeToString
 from twisted.web.resource import IResource
 
 from ota_server.web.channel import DeviceChannel
@@ -30,6 +31,8 @@ SERVER = b"ota"
 
 MAX_HEAD = 400
 """The longest head of an answer, in bytes: ESP-IDF reads heads into 512 bytes, nRF91 wants all in 2 kB."""
+
+_MAX_HEADS = 1000
 
 _SLASHES = re.compile(rb"/{2,}")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
@@ -148,6 +151,7 @@ class DeviceSite(server.Site):
 
     def __init__(self, resource: DeviceRoot, reactor: IReactorTime, *, silence: float = SILENCE) -> None:
         super().__init__(resource, timeout=silence, reactor=reactor, parsePOSTFormSubmission=False)
+        self._heads: dict[tuple[bytes, bool, bytes, bytes], bytes] = {}
         self._date = b""
         self._date_of = -1
 
@@ -175,7 +179,13 @@ class DeviceSite(server.Site):
         fields = resource.answer_check(request.headers, channel.getPeer if self.log_decisions else None)
         if fields is None:
             return None
-        head = self.make_head(request.version, request.persistent, http.NOT_MODIFIED, fields, 0)
+        # The same few heads go out again and again within a second.
+        key = (request.version, request.persistent, fields, self.date())
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) > _MAX_HEADS:
+                self._heads.clear()
+            head = self._heads[key] = self.make_head(request.version, request.persistent, NOT_MODIFIED, fields, 0)
         return head, request.persistent
 
     def make_head(self, version: bytes, persistent: bool, code: int, fields: bytes, length: int) -> bytes:
@@ -184,7 +194,7 @@ class DeviceSite(server.Site):
         return b"%s %d %s\r\nServer: %s\r\nDate: %s\r\n%s%sContent-Length: %d\r\n\r\n" % (
             version,
             code,
-            http.RESPONSES[code],
+            RESPONSES[code],
             SERVER,
             self.date(),
             connection,
@@ -197,5 +207,5 @@ class DeviceSite(server.Site):
         now = int(self.reactor.seconds())
         if now != self._date_of:
             self._date_of = now
-            self._date = http.datetimeToString(now)
+            self._date = datetimeToString(now)
         return self._date
