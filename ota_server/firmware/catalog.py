@@ -97,7 +97,9 @@ class Project:
     def of_images(cls, name: str, images: Iterable[Image]) -> Project:
         """Make a project of its images, in any order."""
         # Among names of the same version the fully spelled one (1.2.0 before 1.2) is first, and so offered.
-        ordered = sorted(images, key=lambda image: (_precedence(image), len(image.file_name)), reverse=True)
+        ordered = sorted(
+            images, key=lambda image: (_precedence(image), len(image.file_name), image.file_name), reverse=True
+        )
         groups = (tuple(group) for _, group in groupby(ordered, _precedence))
         return cls(name, tuple(Release(group[0].version, group) for group in groups))
 

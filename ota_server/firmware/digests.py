@@ -10,6 +10,8 @@ from pathlib import Path
 from ota_server.firmware.catalog import FileIdentity
 from ota_server.firmware.image import ImageError, ImageFacts
 
+_INODES = 1 << 64
+
 FORMAT = 1
 """Raised whenever reading an image finds out more, so that everything is read anew."""
 
@@ -48,7 +50,7 @@ class DigestStore:
                     f"PRAGMA user_version = {FORMAT};"
                 )
             rows = database.execute("SELECT inode, size, mtime_ns, ctime_ns, finding FROM digests")
-            return {FileIdentity(*row[:4]): _decode(row[4], row[1]) for row in rows}
+            return {FileIdentity(row[0] % _INODES, *row[1:4]): _decode(row[4], row[1]) for row in rows}
 
     def save(self, come: Mapping[FileIdentity, Finding], gone: Iterable[FileIdentity]) -> None:
         """Keep new findings and forget those of files that are no more. Raises OSError where it can't write."""
@@ -58,11 +60,11 @@ class DigestStore:
             with _Connection(self._path) as database:
                 database.executemany(
                     "DELETE FROM digests WHERE inode = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?",
-                    gone,
+                    map(_encode_identity, gone),
                 )
                 database.executemany(
                     "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)",
-                    ((*identity, _encode(finding)) for identity, finding in come.items()),
+                    ((*_encode_identity(identity), _encode(finding)) for identity, finding in come.items()),
                 )
         except sqlite3.Error as error:
             raise OSError(f"can't write {self._path}: {error}") from error
@@ -86,6 +88,12 @@ class _Connection:
                 self._database.commit()
         finally:
             self._database.close()
+
+
+def _encode_identity(identity: FileIdentity) -> tuple[int, int, int, int]:
+    """Bring an inode number, of 64 bits without a sign, into the range of SQLite's integers, which have one."""
+    inode = identity.inode - _INODES if identity.inode >= _INODES // 2 else identity.inode
+    return (inode, *identity[1:])
 
 
 def _encode(finding: Finding) -> str:

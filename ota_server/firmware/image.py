@@ -170,8 +170,11 @@ def _find_layout(file: BinaryIO, size: int) -> _Layout:
             raise ImageError(f"it ends at byte {size}, inside the appended SHA-256 that begins at {end}")
         return _Layout(segments, end, hash_appended, _CHIP_IDS.get(int.from_bytes(head[12:14], "little")))
     segments, end = _walk(file, size, 0, 8)
-    file.seek(_ARDUINO_APP_OFFSET)
-    if end <= _ARDUINO_APP_OFFSET and file.read(1) == bytes([MAGIC]):
+    if end <= _ARDUINO_APP_OFFSET:
+        # What is so short is the Arduino core's boot loader. Alone it leaves a device with nothing to boot.
+        file.seek(_ARDUINO_APP_OFFSET)
+        if file.read(1) != bytes([MAGIC]):
+            raise ImageError(f"it holds a boot loader, and no sketch behind it at byte {_ARDUINO_APP_OFFSET}")
         # The boot loader's checksum is checked, but not the application's: elf2bin.py writes its length and
         # CRC words into the first segment after the checksum was made, and eboot goes by the CRC.
         _, end = _walk(file, size, _ARDUINO_APP_OFFSET, 8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from twisted.application.service import Service
@@ -43,8 +44,8 @@ if sys.platform == "linux":
         | inotify.IN_ATTRIB
     )
 
-MAX_FIRST_WAIT = 10.0
-"""How long the first catalog waits for files that keep changing, in seconds."""
+MAX_FIRST_WAIT = 3.0
+"""How long the first catalog waits for files that keep changing, in seconds; less than a request waits for it."""
 
 
 class IWatcherReactor(IReactorTime, IReactorFromThreads):
@@ -84,6 +85,7 @@ class FolderWatcher(Service):
         self._troubles: dict[str, str] = {}
         self._hints = hints(self.hint) if hints is not None else None
         self._started = 0.0
+        self._took = 0.0
 
     def when_ready(self) -> Deferred[None]:
         """Return a Deferred that fires once there is a catalog."""
@@ -119,7 +121,11 @@ class FolderWatcher(Service):
         if self._busy:
             self._changed = True
         elif self.running:
-            self._read_in(HINT_DELAY)
+            self._read_in(self._hint_delay())
+
+    def _hint_delay(self) -> float:
+        """Return how long to wait after a notification: a large folder isn't read all the time, whatever comes in."""
+        return HINT_DELAY + self._took
 
     def _read_in(self, delay: float) -> None:
         """Read the folder after a delay in seconds, or earlier where that is due already."""
@@ -167,11 +173,10 @@ class FolderWatcher(Service):
                 images=len(reading.catalog),
                 projects=sum(len(channel.projects) for channel in reading.catalog.channels.values()),
             )
-            self._published(reading.catalog)
-        if first:
             waiters, self._waiters = self._waiters, []
             for ready in waiters:
                 ready.callback(None)
+            self._published(reading.catalog)
         return reading.unsettled
 
     async def _keep(self) -> None:
@@ -196,11 +201,11 @@ class FolderWatcher(Service):
         self._busy = False
         if not self.running:
             return
-        took = self._reactor.seconds() - began
-        delay = min(MAX_INTERVAL, max(MIN_INTERVAL, took / READING_SHARE))
+        self._took = self._reactor.seconds() - began
+        delay = min(MAX_INTERVAL, max(MIN_INTERVAL, self._took / READING_SHARE))
         if unsettled:
-            delay = min(delay, SETTLE_TIME)
-        self._read_in(HINT_DELAY if self._changed else delay)
+            delay = min(delay, SETTLE_TIME + self._took)
+        self._read_in(min(delay, self._hint_delay()) if self._changed else delay)
 
 
 class Hints:
@@ -215,17 +220,24 @@ class Hints:
         """Watch these folders, given with their inode numbers, and no others; do nothing where that can't be."""
         for gone in self._notifiers.keys() - folders:
             self._notifiers.pop(gone).loseConnection()
-        for folder in folders - self._notifiers.keys():
+        come = folders - self._notifiers.keys()
+        for folder in come:
             try:
                 # Each has a notifier of its own, since Twisted's ends when one of its folders is removed.
                 notifier = self._notifiers[folder] = inotify.INotify(self._reactor)
                 notifier.startReading()
-                notifier.watch(FilePath(str(folder[0])), _HINT_MASK, callbacks=[self._notified])
+                notifier.watch(FilePath(str(folder[0])), _HINT_MASK, callbacks=[partial(self._notified, folder)])
             except (OSError, inotify.INotifyError):
                 # The system's limit of watches is reached, or the folder has gone: the timer still reads.
                 return
+        if come:
+            # Something may have come in after the folder was listed and before it was watched.
+            self._hint()
 
-    def _notified(self, ignored: object, path: FilePath[bytes], mask: int) -> None:
+    def _notified(self, folder: tuple[Path, int], ignored: object, path: FilePath[bytes], mask: int) -> None:
+        if mask & inotify.IN_DELETE_SELF:
+            # Another folder may come in its place, even with the same inode number.
+            self._notifiers.pop(folder, None)
         self._hint()
 
     def close(self) -> None:

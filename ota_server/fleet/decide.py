@@ -19,6 +19,7 @@ REASONS = {
     "version-asked": "the device asked for the number of the best version only",
     "up-to-date": "the device runs the best image already, or a version equal to it or newer",
     "no-space": "the image is larger than the space that the device says is free",
+    "wrong-chip": "the image is for another chip than the device's",
     "no-image": "the project has no image of the kind asked for (sketch or filesystem), or for this chip",
     "unknown-mode": "the device asked for something that is neither a sketch nor a filesystem",
     "unknown-project": "no file of this project is in the folder",
@@ -71,6 +72,7 @@ Decision = Send | Announce | UpToDate | Withhold | Refuse
 
 _UP_TO_DATE = UpToDate()
 _NO_IMAGE = Withhold("no-image")
+_WRONG_CHIP = Withhold("wrong-chip")
 _NO_SPACE = Withhold("no-space")
 _UNKNOWN_MODE = Withhold("unknown-mode")
 _UNKNOWN_PROJECT = Refuse("unknown-project", "unknown project")
@@ -96,14 +98,24 @@ def decide(check_in: CheckIn, catalog: Catalog) -> Decision:
     # The hashes are those of the sketch, and tell nothing of the filesystem.
     running = () if filesystem else _find_running(check_in, catalog)
     decision = _compare_with_running(check_in, best, running) if running else _compare_with_reported(check_in, best)
-    if (
-        isinstance(decision, Send)
-        and not filesystem  # the space that a device reports is that for a sketch
-        and check_in.free_space is not None
-        and best.size > check_in.free_space
-    ):
-        return _NO_SPACE
+    if isinstance(decision, Send):
+        if _is_for_another_chip(check_in, best):
+            return _WRONG_CHIP
+        # The space that a device reports is that for a sketch.
+        if not filesystem and check_in.free_space is not None and best.size > check_in.free_space:
+            return _NO_SPACE
     return decision
+
+
+def _is_for_another_chip(check_in: CheckIn, image: Image) -> bool:
+    """Say whether an image names a chip that the device surely isn't; one that says nothing of its chip passes."""
+    chip = image.facts.chip
+    if chip is None or check_in.dialect is None:
+        return False
+    if check_in.chip is not None:
+        return chip != check_in.chip
+    # The dialect of the ESP32 family doesn't tell which of its chips speaks.
+    return not chip.startswith("esp32")
 
 
 def _find_running(check_in: CheckIn, catalog: Catalog) -> tuple[Image, ...]:

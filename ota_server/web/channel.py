@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.interfaces import ITCPTransport
 from twisted.logger import Logger
 from twisted.protocols.policies import ProtocolWrapper
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, Request
 
 if TYPE_CHECKING:
     from ota_server.web.site import DeviceSite
@@ -39,8 +39,11 @@ class DeviceChannel(HTTPChannel):
     abortTimeout = 5
     site: DeviceSite
     transport: Any
-    _stock = False
-    """Whether Twisted's HTTP machinery has taken over; until then nothing but plain checks has come in."""
+    _started = False
+    """Whether Twisted's HTTP machinery runs: it holds back a client that doesn't take its answers."""
+    _plain = True
+    """Whether nothing but plain checks has come in, so that Twisted's parser holds no half of a request."""
+    _full = False
     _watching = False
     _progress: tuple[int, int] = (0, 0)
     _progress_since = 0.0
@@ -51,23 +54,49 @@ class DeviceChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer a plain check at once; leave everything else to Twisted."""
-        if not self._stock:
+        if self._plain:
             answer = self.site.answer_check(data, self)
             if answer is not None:
                 head, persistent = answer
-                self.transport.write(head)
                 if persistent:
+                    self._start()
                     self.resetTimeout()
-                else:
-                    self.transport.loseConnection()
+                self.transport.write(head)
+                if not persistent:
+                    self.loseConnection()
                 return
-            self._stock = True
-            super().connectionMade()
+            self._plain = False
+            self._start()
         super().dataReceived(data)
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            super().connectionMade()
+
+    def pauseProducing(self) -> None:
+        """Note that the client doesn't take what is sent."""
+        self._full = True
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Note that there is room again."""
+        self._full = False
+        super().resumeProducing()
+
+    def requestDone(self, request: Request) -> None:
+        """Go on with the next request; but read none from a client that takes no answers.
+
+        Twisted's channel stops reading when the transport fills up between requests, not when it does so while
+        one is answered.
+        """
+        super().requestDone(request)
+        if self._full and not self.requests and self.persistent:
+            self.transport.pauseProducing()
 
     def loseConnection(self) -> None:
         """Close the connection once everything is written."""
-        if self._stock:
+        if self._started:
             super().loseConnection()
         else:
             self.transport.loseConnection()

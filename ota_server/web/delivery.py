@@ -46,12 +46,15 @@ def open_image(image: Image) -> int:
         descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise ImageChangedError(f"{image.path} can't be opened: {error.strerror}") from error
-    if identify(descriptor) != image.identity:
+    try:
+        if identify(descriptor) != image.identity:
+            raise ImageChangedError(f"{image.path} has changed since the folder was read")
+        if hasattr(os, "posix_fadvise"):
+            # Lets the kernel fetch the file while the reactor streams, so that its reads find it in memory.
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    except BaseException:
         os.close(descriptor)
-        raise ImageChangedError(f"{image.path} has changed since the folder was read")
-    if hasattr(os, "posix_fadvise"):
-        # Lets the kernel fetch the file while the reactor streams, so that its reads find it in memory.
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        raise
     return descriptor
 
 
@@ -69,9 +72,10 @@ class OpenImage:
 
         Its name may have gone meanwhile (a newer file was moved over it): the bytes of an open file stay.
         """
-        status = os.fstat(self.descriptor)
-        identity = self.image.identity
-        return status.st_size == identity.size and status.st_mtime_ns == identity.mtime_ns
+        now = identify(self.descriptor)
+        then = self.image.identity
+        # Removing the last name changes the status, too, and nothing else can any more.
+        return now[:3] == then[:3] and (now.ctime_ns == then.ctime_ns or not os.fstat(self.descriptor).st_nlink)
 
 
 class ImageReader:
@@ -109,8 +113,17 @@ class ImageProducer(NoRangeStaticProducer):
 
     bufferSize = CHUNK
 
-    def __init__(self, request: DeviceRequest, reader: ImageReader, code: int, head: bytes, length: int) -> None:
+    def __init__(
+        self,
+        request: DeviceRequest,
+        reader: ImageReader,
+        code: int,
+        head: bytes,
+        length: int,
+        refused: Callable[[], None],
+    ) -> None:
         super().__init__(request, reader)
+        self._refused = refused
         self._code = code
         self._head = head
         self._left = length
@@ -147,16 +160,22 @@ class ImageProducer(NoRangeStaticProducer):
 
     def _read(self) -> bytes | None:
         """Read the next bytes; None where they are not to be trusted, and the connection has been ended."""
-        data: bytes = self.fileObject.read(min(self.bufferSize, self._left))
-        # Asked after the read: a write sets the time of modification before it changes a byte.
-        if data and self.fileObject.shared.is_unchanged():
-            self._left -= len(data)
-            return data
-        request = self.request
-        image = self.fileObject.shared.image
-        log.error("{path} changed while it was sent; the download was broken off", path=image.path)
+        request, shared = self.request, self.fileObject.shared
+        reason = "it is not what it was"
+        try:
+            data: bytes = self.fileObject.read(min(self.bufferSize, self._left))
+            # Asked after the read: a write sets the time of modification before it changes a byte.
+            if data and shared.is_unchanged():
+                self._left -= len(data)
+                return data
+        except OSError as error:
+            reason = f"it can't be read: {error.strerror}"
+        log.error("a download of {path} was broken off: {reason}", path=shared.image.path, reason=reason)
         self._end()
-        request.loseConnection()
+        if request.startedWriting:
+            request.loseConnection()
+        else:
+            self._refused()
         return None
 
     def _finish(self) -> None:
@@ -206,7 +225,7 @@ class Deliveries:
 
         def stream(shared: OpenImage) -> None:
             request.channel.watch_progress()
-            ImageProducer(request, ImageReader(shared, start, self._release), code, head, length).start()
+            ImageProducer(request, ImageReader(shared, start, self._release), code, head, length, refused).start()
 
         shared = self._open.get(image)
         if shared is not None and shared.is_unchanged():

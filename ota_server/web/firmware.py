@@ -67,9 +67,10 @@ def _description(image: Image) -> bytes:
 
 
 def _disposition(file_name: str, room: int) -> bytes:
-    """Return the field that names the file for a person who saves it, without the name where there is no room."""
+    """Return the field that names the file for a person who saves it, as far as there is room, in bytes."""
     named = b'Content-Disposition: attachment; filename="%s"\r\n' % file_name.encode("ascii")
-    return named if len(named) <= room else b"Content-Disposition: attachment\r\n"
+    nameless = b"Content-Disposition: attachment\r\n"
+    return next((field for field in (named, nameless) if len(field) < room), b"")
 
 
 def send_image(
@@ -90,7 +91,7 @@ def send_image(
     now = request.site.reactor.seconds()
     if range_header is not None and if_range is None:
         piece = parse_range(range_header, image.size)
-        start = piece.start if isinstance(piece, Part) else image.size
+        start = piece.start if isinstance(piece, Part) else image.size if isinstance(piece, Unsatisfiable) else 0
         begun = deliveries.continuations.find(place, start, now)
         if begun is not None and begun is not image:
             image = begun
@@ -100,7 +101,7 @@ def send_image(
         size=image.size,
         etag=entity_tag(image),
         range_header=range_header,
-        if_none_match=_first(request, b"If-None-Match"),
+        if_none_match=b", ".join(request.requestHeaders.getRawHeaders(b"If-None-Match", ())) or None,
         if_range=if_range,
     )
     code, start, length = http.OK, 0, image.size

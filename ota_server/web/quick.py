@@ -18,6 +18,7 @@ _REQUEST_LINE = re.compile(rb"(?:GET|HEAD) (/[!-\"$-~]*) HTTP/1\.([01])")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 _MAX_HEAD = 4096
+_MAX_FIELDS = 100
 _MAX_NAMES = 1000
 
 # With these, more than a head has to be read, or an answer other than 304 may be due.
@@ -42,7 +43,7 @@ def read_head(data: bytes) -> QuickHead | None:
     if len(data) > _MAX_HEAD or not data.endswith(b"\r\n\r\n") or b"\0" in data:
         return None
     lines = data[:-4].split(b"\r\n")
-    if not data.count(b"\r") == data.count(b"\n") == len(lines) + 1:
+    if len(lines) > _MAX_FIELDS or not data.count(b"\r") == data.count(b"\n") == len(lines) + 1:
         return None
     request_line = _REQUEST_LINE.fullmatch(lines[0])
     if request_line is None:

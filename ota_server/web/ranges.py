@@ -40,7 +40,7 @@ NOT_MODIFIED = NotModified()
 _SINGLE_RANGE = re.compile(rb"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.IGNORECASE)
 _ETAG = re.compile(rb'(?:W/)?("[^"]*")')
 
-# A number with more digits than this is larger than any file; Python refuses to read very long ones.
+# A number of more digits is larger than any file, and Python refuses to read very long ones.
 _MAX_DIGITS = 18
 
 
@@ -53,23 +53,20 @@ def parse_range(value: bytes, size: int) -> Whole | Part | Unsatisfiable:
     found = _SINGLE_RANGE.fullmatch(value)
     if found is None:
         return WHOLE
-    first, last, suffix = (None if group is None else _number(group) for group in found.groups())
+    digits = [group.lstrip(b"0") or b"0" if group else None for group in found.groups()]
+    if digits[0] and digits[1] and (len(digits[1]), digits[1]) < (len(digits[0]), digits[0]):
+        return WHOLE
+    first, last, suffix = (_number(group) if group else None for group in digits)
     if suffix is not None:
         start = max(0, size - suffix)
         return Part(start, size - start) if size and suffix else UNSATISFIABLE
     assert first is not None
-    if last is None:
-        last = size - 1
-    elif last < first:
-        return WHOLE
     if first >= size:
         return UNSATISFIABLE
-    return Part(first, min(last, size - 1) - first + 1)
+    return Part(first, (size if last is None else min(last + 1, size)) - first)
 
 
-def _number(digits: bytes) -> int | None:
-    if not digits:
-        return None
+def _number(digits: bytes) -> int:
     return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
 
 

@@ -79,6 +79,11 @@ class DeviceRequest(server.Request):
         if not path.startswith(b"/"):
             # Proxies send the absolute form (RFC 9112, section 3.2.2).
             path = _ABSOLUTE.sub(b"", path, count=1) or b"/"
+            if not path.startswith(b"/"):
+                self.args = {}
+                self.site = self.channel.site
+                self.respond(http.BAD_REQUEST, b"", b"that is no path\n")
+                return
         path, _, self.query = path.partition(b"?")
         if b"//" in path:
             path = _SLASHES.sub(b"/", path)
@@ -173,10 +178,13 @@ class DeviceSite(server.Site):
         request = read_head(data)
         if request is None:
             return None
-        resource = self.resource.find_firmware(request.path)
-        if resource is None:
+        try:
+            resource = self.resource.find_firmware(request.path)
+            if resource is None:
+                return None
+            fields = resource.answer_check(request.headers, channel.getPeer if self.log_decisions else None)
+        except Exception:  # noqa: BLE001 - it fails once more on the long way, where the client is told
             return None
-        fields = resource.answer_check(request.headers, channel.getPeer if self.log_decisions else None)
         if fields is None:
             return None
         # The same few heads go out again and again within a second.

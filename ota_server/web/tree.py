@@ -69,8 +69,10 @@ class ChannelResource(Resource):
         # Only names that lead somewhere come in, so that it can't be filled from outside.
         self._made: dict[bytes, Resource] = {}
 
-    def getChild(self, path: bytes, request: object) -> Resource:
+    def getChild(self, path: bytes, request: DeviceRequest | None) -> Resource:
         """Return the resource of a project, of a file or of a text beside one."""
+        if request is not None and request.postpath:
+            return UNKNOWN_PROJECT
         try:
             return self._made[path]
         except KeyError:
@@ -187,6 +189,22 @@ class ReadyResource(Resource):
         return NOT_DONE_YET
 
 
+class SupervisionResource(Resource):
+    """`/-/`: what supervisors ask; there is nothing else."""
+
+    def getChildWithDefault(self, path: bytes, request: DeviceRequest) -> Resource:
+        """Return one of the resources here, below which there is nothing."""
+        return UNKNOWN_PROJECT if request.postpath else super().getChildWithDefault(path, request)
+
+    def getChild(self, path: bytes, request: DeviceRequest) -> Resource:
+        """Lead what is unknown to nothing."""
+        return UNKNOWN_PROJECT
+
+    def render(self, request: DeviceRequest) -> int:
+        """Lead to nothing, too."""
+        return UNKNOWN_PROJECT.render(request)
+
+
 class DeviceRoot(Resource):
     """The root of the device door."""
 
@@ -198,8 +216,7 @@ class DeviceRoot(Resource):
         self._catalog: Catalog | None = None
         self._channels: dict[str, ChannelResource] = {}
         self.putChild(b"", TextResource(INDEX))
-        supervision = Resource()
-        supervision.getChild = lambda path, request: UNKNOWN_PROJECT  # type: ignore[method-assign]
+        supervision = SupervisionResource()
         supervision.putChild(b"healthy", TextResource("healthy\n"))
         supervision.putChild(b"ready", ReadyResource(shelf))
         self.putChild(b"-", supervision)

@@ -1,0 +1,1 @@
+"""Tests of `ota_server.firmware`."""

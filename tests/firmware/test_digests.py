@@ -1,0 +1,240 @@
+"""Tests of the findings that are kept across restarts, in real SQLite files."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from ota_server.firmware.catalog import FileIdentity
+from ota_server.firmware.digests import FORMAT, DigestStore, Finding
+from ota_server.firmware.image import ImageError, ImageFacts
+
+_FACTS = ImageFacts(1000, "5" * 32, "2" * 64, "esp32", ("a" * 32, "b" * 64))
+_ONE, _TWO = FileIdentity(1, 1000, 10, 11), FileIdentity(2, 50, 20, 21)
+
+_NANOSECONDS = st.integers(-(2**63), 2**63 - 1)
+_IDENTITIES = st.builds(FileIdentity, st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1), _NANOSECONDS, _NANOSECONDS)
+_HEXADECIMAL = st.text("0123456789abcdef", min_size=32, max_size=64)
+
+
+def _comparable(findings: dict[FileIdentity, Finding]) -> dict[FileIdentity, ImageFacts | str]:
+    """Return findings with the texts of errors in place of these, since errors aren't compared by their text."""
+    return {key: str(finding) if isinstance(finding, ImageError) else finding for key, finding in findings.items()}
+
+
+class DigestStoreTests(SynchronousTestCase):
+    """`DigestStore` keeps findings, and begins anew where it can't read its file."""
+
+    def setUp(self) -> None:
+        """Choose a place for the file."""
+        self.path = Path(self.mktemp())
+
+    def _load(self) -> dict[FileIdentity, ImageFacts | str]:
+        return _comparable(DigestStore(self.path).load())
+
+    def _fill(self) -> None:
+        store = DigestStore(self.path)
+        store.load()
+        store.save({_ONE: _FACTS}, ())
+        self.assertEqual(self._load(), {_ONE: _FACTS})
+
+    def _change(self, *statements: str) -> None:
+        with closing(sqlite3.connect(self.path)) as database:
+            for statement in statements:
+                database.execute(statement)
+            database.commit()
+
+    def test_new(self) -> None:
+        """A new store is empty, and has made its file."""
+        self.assertEqual(self._load(), {})
+        self.assertTrue(self.path.is_file())
+
+    def test_kept(self) -> None:
+        """What one store saved another one loads from the same file: facts, and errors with their text."""
+        store = DigestStore(self.path)
+        store.load()
+        nothing_known = ImageFacts(50, "5" * 32, "2" * 64)
+        store.save({_ONE: _FACTS, _TWO: nothing_known}, ())
+        store.save({FileIdentity(3, 0, 0, 0): ImageError("the file is empty, é \udcff")}, ())
+        self.assertEqual(
+            self._load(),
+            {_ONE: _FACTS, _TWO: nothing_known, FileIdentity(3, 0, 0, 0): "the file is empty, é \udcff"},
+        )
+        self.assertEqual(self._load(), _comparable(store.load()))
+
+    def test_forgotten(self) -> None:
+        """Findings of files that are no more are forgotten, and unknown ones to forget don't matter."""
+        store = DigestStore(self.path)
+        store.load()
+        store.save({_ONE: _FACTS, _TWO: _FACTS}, ())
+        store.save({}, [_ONE, FileIdentity(9, 9, 9, 9)])
+        self.assertEqual(set(self._load()), {_TWO})
+
+    def test_every_part_of_the_identity_counts(self) -> None:
+        """Identities that differ in one part only are kept apart, and forgotten apart."""
+        identities = [_ONE, *(_ONE._replace(**{part: 7}) for part in FileIdentity._fields)]
+        store = DigestStore(self.path)
+        store.load()
+        store.save({identity: ImageError(str(identity)) for identity in identities}, ())
+        self.assertEqual(self._load(), {identity: str(identity) for identity in identities})
+        store.save({}, identities[:1])
+        self.assertEqual(set(self._load()), set(identities[1:]))
+
+    def test_replaced(self) -> None:
+        """A later finding for the same file takes the place of the earlier one, even when that is forgotten too."""
+        store = DigestStore(self.path)
+        store.load()
+        store.save({_ONE: ImageError("damaged")}, ())
+        store.save({_ONE: _FACTS}, [_ONE])
+        self.assertEqual(self._load(), {_ONE: _FACTS})
+
+    @settings(deadline=None, max_examples=30)
+    @given(
+        st.dictionaries(
+            _IDENTITIES,
+            st.one_of(
+                st.builds(ImageError, st.text(max_size=20)),
+                st.builds(
+                    ImageFacts,
+                    st.just(0),
+                    _HEXADECIMAL,
+                    _HEXADECIMAL,
+                    st.none() | st.sampled_from(["esp32", "esp8266"]),
+                    st.lists(_HEXADECIMAL, max_size=4).map(tuple),
+                ),
+            ),
+            max_size=5,
+        )
+    )
+    def test_any_findings(self, findings: dict[FileIdentity, Finding]) -> None:
+        """Any findings come back as they were, for any identity that a filesystem may give a file."""
+        self.path.unlink(missing_ok=True)
+        expected = {
+            key: ImageFacts(key.size, one.md5, one.sha256, one.chip, one.sketch_hashes)
+            if isinstance(one, ImageFacts) else one
+            for key, one in findings.items()
+        }  # fmt: skip
+        store = DigestStore(self.path)
+        store.load()
+        store.save(expected, ())
+        self.assertEqual(self._load(), _comparable(expected))
+        store.save({}, expected)
+        self.assertEqual(self._load(), {})
+
+    def test_inode_of_64_bits(self) -> None:
+        """An inode number that uses all of its 64 bits, as some network filesystems have, is kept as well."""
+        identity = FileIdentity(2**64 - 1, 1000, 0, 0)
+        store = DigestStore(self.path)
+        store.load()
+        store.save({identity: _FACTS}, ())
+        self.assertEqual(self._load(), {identity: _FACTS})
+
+    def test_without_path(self) -> None:
+        """A store without a path keeps nothing and makes no file."""
+        store = DigestStore(None)
+        store.save({_ONE: _FACTS}, [_TWO])
+        self.assertEqual(store.load(), {})
+
+    def test_damaged_file(self) -> None:
+        """A file that is no database is begun anew, and then keeps findings again."""
+        for content in (b"", b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000):
+            with self.subTest(content[:10]):
+                self.path.write_bytes(content)
+                self.assertEqual(self._load(), {})
+                self._fill()
+
+    def test_damaged_page(self) -> None:
+        """A database with a page overwritten is begun anew."""
+        self._fill()
+        with self.path.open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * 4096)
+        self.assertEqual(self._load(), {})
+        self._fill()
+
+    def test_cut_file(self) -> None:
+        """A database that was cut short, wherever, is begun anew."""
+        self._fill()
+        content = self.path.read_bytes()
+        for end in (1, 20, 100, 512, 4096, len(content) - 1):
+            with self.subTest(end=end):
+                self.path.write_bytes(content[:end])
+                self.assertEqual(self._load(), {})
+                self._fill()
+
+    def test_damaged_rows(self) -> None:
+        """A database whose rows can't be read, or that lacks its table or a column, is begun anew."""
+        for statement in (
+            *(
+                f"UPDATE digests SET finding = '{text}'"
+                for text in ("", "{", "[]", '["a"]', "null", "7", '{"reason": "x"}')
+            ),
+            "UPDATE digests SET finding = x'ff'",
+            "DROP TABLE digests",
+            "ALTER TABLE digests RENAME COLUMN ctime_ns TO other",
+        ):
+            with self.subTest(statement):
+                self._fill()
+                self._change(statement)
+                self.assertEqual(self._load(), {})
+                self._fill()
+
+    def test_other_format(self) -> None:
+        """A database of another format is begun anew, whether it has the table or not."""
+        for statements in (
+            (f"PRAGMA user_version = {FORMAT + 1}",),
+            ("PRAGMA user_version = 0",),
+            (f"PRAGMA user_version = {FORMAT + 1}", "DROP TABLE digests"),
+        ):
+            with self.subTest(statements):
+                self._fill()
+                self._change(*statements)
+                self.assertEqual(self._load(), {})
+                self._fill()
+
+    def test_no_leftovers(self) -> None:
+        """Beginning anew takes away what else SQLite left beside the damaged file."""
+        self.path.write_bytes(b"garbage" * 1000)
+        leftovers = [Path(f"{self.path}{suffix}") for suffix in ("-wal", "-shm", "-journal")]
+        for leftover in leftovers:
+            leftover.write_bytes(b"garbage")
+        self.assertEqual(self._load(), {})
+        self.assertEqual([leftover for leftover in leftovers if leftover.exists()], [])
+
+    def test_unwritable_place(self) -> None:
+        """A place where no file can be made raises OSError, for loading as for saving."""
+        self.path.write_bytes(b"")
+        for path in (self.path / "digests", Path(self.mktemp()) / "missing" / "digests"):
+            with self.subTest(path.name):
+                self.assertRaises(OSError, DigestStore(path).load)
+                self.assertRaises(OSError, DigestStore(path).save, {_ONE: _FACTS}, ())
+
+    def test_folder_in_its_place(self) -> None:
+        """A folder where the file should be raises OSError, and stays."""
+        self.path.mkdir()
+        self.assertRaises(OSError, DigestStore(self.path).load)
+        self.assertRaises(OSError, DigestStore(self.path).save, {_ONE: _FACTS}, ())
+        self.assertTrue(self.path.is_dir())
+
+    def test_saving_to_a_damaged_file(self) -> None:
+        """A file damaged after it was loaded raises OSError when it is saved to, which names the file."""
+        store = DigestStore(self.path)
+        store.load()
+        self.path.write_bytes(b"garbage" * 1000)
+        error = self.assertRaises(OSError, store.save, {_ONE: _FACTS}, ())
+        self.assertIn(str(self.path), str(error))
+
+    def test_saved_whole_or_not_at_all(self) -> None:
+        """When one finding can't be saved, nothing of that save is kept."""
+        self._fill()
+        self._change(
+            "CREATE TRIGGER no BEFORE INSERT ON digests WHEN NEW.inode = 2 BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+        store = DigestStore(self.path)
+        self.assertRaises(OSError, store.save, {_TWO._replace(inode=3): _FACTS, _TWO: _FACTS}, [_ONE])
+        self.assertEqual(self._load(), {_ONE: _FACTS})

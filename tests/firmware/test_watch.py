@@ -1,0 +1,727 @@
+"""Tests of following the folder: by a clock that the test sets, and by the kernel's notifications."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+from unittest import skipUnless
+
+from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.internet.task import Clock
+from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from zope.interface import implementer
+
+from ota_server.firmware import folder as folder_module
+from ota_server.firmware import watch as watch_module
+from ota_server.firmware.catalog import STABLE, Catalog
+from ota_server.firmware.digests import DigestStore
+from ota_server.firmware.folder import SETTLE_TIME, Folder, Reading
+from ota_server.firmware.watch import (
+    HINT_DELAY,
+    MAX_FIRST_WAIT,
+    MAX_INTERVAL,
+    MIN_INTERVAL,
+    READING_SHARE,
+    FolderWatcher,
+    IWatcherReactor,
+)
+
+if sys.platform == "linux":
+    from twisted.internet import inotify
+
+    from ota_server.firmware.watch import Hints
+
+
+@implementer(IWatcherReactor)
+class _Reactor(Clock):
+    """A reactor whose time the test sets, and which calls what threads ask it to at its next turn."""
+
+    def callFromThread(self, callable: Callable[..., Any], *args: object, **kwargs: object) -> None:  # noqa: A002
+        self.callLater(0, callable, *args, **kwargs)
+
+
+class _Pool(ThreadPool):
+    """A pool without threads: the test says when the work is done, and how long it takes by the clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(0, 1)
+        self.jobs: list[Callable[[], None]] = []
+        self.takes = 0.0
+        self._clock = clock
+
+    def callInThreadWithCallback(
+        self,
+        onResult: Callable[[bool, Any], object] | None,
+        func: Callable[..., Any],
+        *args: object,
+        **kw: object,
+    ) -> None:
+        assert onResult is not None
+        report = onResult
+
+        def job() -> None:
+            try:
+                result = func(*args, **kw)
+            except Exception:  # noqa: BLE001 - as the real pool does
+                report(False, Failure())
+            else:
+                report(True, result)
+
+        self.jobs.append(job)
+
+    def work(self) -> None:
+        """Do all work, also that which comes of it."""
+        while self.jobs:
+            self._clock.advance(self.takes)
+            self.jobs.pop(0)()
+            self._clock.advance(0)
+
+
+class _Folder(Folder):
+    """A real folder that remembers when it was read, and fails when the test says so."""
+
+    def __init__(self, root: Path, digests: DigestStore) -> None:
+        super().__init__(root, digests)
+        self.times: list[float] = []
+        self.trouble: Exception | None = None
+
+    def read(self, now: float, monotonic: float) -> Reading:
+        self.times.append(monotonic)
+        if self.trouble is not None:
+            raise self.trouble
+        return super().read(now, monotonic)
+
+
+class WatcherCase(SynchronousTestCase):
+    """A test with a watcher of a real folder, on a clock that the test sets."""
+
+    def setUp(self) -> None:
+        """Make the folder and its watcher, which isn't started yet."""
+        self.root = Path(self.mktemp())
+        self.root.mkdir()
+        self.state = Path(self.mktemp())
+        self.folder = _Folder(self.root, DigestStore(self.state))
+        self.clock = _Reactor()
+        self.pool = _Pool(self.clock)
+        self.published: list[Catalog] = []
+        began = time.time()
+        self.watcher = FolderWatcher(
+            self.folder, self.clock, self.pool, lambda: began + self.clock.seconds(), self.published.append
+        )
+
+    def put(self, name: str, content: bytes = b"image") -> Path:
+        """Write a file and return its path."""
+        path = self.root / name
+        path.write_bytes(content)
+        return path
+
+    def start(self) -> None:
+        """Start the watcher, and let it read the folder once."""
+        self.watcher.startService()
+        self.pool.work()
+
+    def advance(self, seconds: float) -> None:
+        """Let time go by, in one step, and do the work that comes of it."""
+        self.clock.advance(seconds)
+        self.pool.work()
+
+    def offered(self) -> set[str]:
+        """Return the names of the files that are served in the stable channel."""
+        assert self.watcher.catalog is not None
+        return set(self.watcher.catalog.channels[STABLE].files)
+
+    def intervals(self) -> list[float]:
+        """Return the times between the beginnings of readings."""
+        times = self.folder.times
+        return [round(after - before, 6) for before, after in pairwise(times)]
+
+
+class ReadyTests(WatcherCase):
+    """When there is a first catalog."""
+
+    def test_empty_folder(self) -> None:
+        """An empty folder is ready with its first reading."""
+        ready = self.watcher.when_ready()
+        self.watcher.startService()
+        self.assertNoResult(ready)
+        self.assertIsNone(self.watcher.catalog)
+        self.pool.work()
+        self.assertIsNone(self.successResultOf(ready))
+        assert self.watcher.catalog is not None
+        self.assertEqual(self.published, [self.watcher.catalog])
+        self.assertEqual(len(self.watcher.catalog), 0)
+
+    def test_settled_folder(self) -> None:
+        """A folder whose files have settled is ready with its first reading, and they are served."""
+        self.put("lamp-1.0.bin")
+        self.clock.advance(1000)
+        self.start()
+        self.successResultOf(self.watcher.when_ready())
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+    def test_waits_for_files_to_settle(self) -> None:
+        """A folder with a file that is still fresh is ready once that has settled, not with half a catalog before."""
+        self.put("lamp-1.0.bin")
+        ready = self.watcher.when_ready()
+        self.start()
+        self.assertNoResult(ready)
+        self.assertEqual((self.watcher.catalog, self.published), (None, []))
+        self.advance(SETTLE_TIME)
+        self.successResultOf(ready)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        self.assertEqual(len(self.published), 1)
+
+    def test_waits_no_longer_than_that(self) -> None:
+        """A folder with a file that never settles is ready after MAX_FIRST_WAIT, with the other files."""
+        self.put("lamp-1.0.bin")
+        growing = self.put("lamp-1.1.bin")
+        ready = self.watcher.when_ready()
+        self.start()
+        while self.clock.seconds() < MAX_FIRST_WAIT:
+            self.assertNoResult(ready)
+            with growing.open("ab") as file:
+                file.write(b"more")
+            os.utime(growing, (self.clock.seconds() + 2**32,) * 2)
+            self.advance(SETTLE_TIME)
+        self.assertLess(self.clock.seconds(), MAX_FIRST_WAIT + SETTLE_TIME)
+        self.successResultOf(ready)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+    def test_asked_before_and_after(self) -> None:
+        """Whoever asked before the first catalog is told with it, and whoever asks later at once."""
+        early = [self.watcher.when_ready() for _ in range(3)]
+        self.start()
+        for ready in (*early, self.watcher.when_ready()):
+            self.assertIsNone(self.successResultOf(ready))
+
+    def test_cancelled(self) -> None:
+        """Whoever no longer wants to know isn't told, and the others are."""
+        one, other = self.watcher.when_ready(), self.watcher.when_ready()
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.start()
+        self.successResultOf(other)
+
+    def test_told_once(self) -> None:
+        """Whoever was told is not told again with the next catalog."""
+        ready = self.watcher.when_ready()
+        self.start()
+        self.successResultOf(ready)
+        self.put("lamp-1.0.bin")
+        self.advance(1000)
+        self.assertEqual(len(self.published), 2)
+
+    def test_folder_comes_later(self) -> None:
+        """A folder that isn't there at the start is ready once it is."""
+        self.root.rmdir()
+        ready = self.watcher.when_ready()
+        self.start()
+        self.assertNoResult(ready)
+        self.root.mkdir()
+        self.advance(MIN_INTERVAL)
+        self.successResultOf(ready)
+
+    def test_ready_though_publishing_failed(self) -> None:
+        """Where taking the first catalog failed, that is logged, and it is ready with a later reading at the latest."""
+        troubles = [RuntimeError("not now")]
+
+        def published(catalog: Catalog) -> None:
+            if troubles:
+                raise troubles.pop()
+
+        watcher = FolderWatcher(self.folder, self.clock, self.pool, lambda: 0.0, published)
+        ready = watcher.when_ready()
+        watcher.startService()
+        self.pool.work()
+        self.advance(MAX_INTERVAL)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.successResultOf(ready)
+
+
+class IntervalTests(WatcherCase):
+    """How often the folder is read."""
+
+    def test_shortest(self) -> None:
+        """A folder that is read in no time is read every MIN_INTERVAL."""
+        self.start()
+        for _ in range(3):
+            self.advance(MIN_INTERVAL)
+        self.assertEqual(self.intervals(), [MIN_INTERVAL] * 3)
+
+    def test_share(self) -> None:
+        """A folder that takes long to read is read less often, so that reading takes its share of the time only."""
+        self.pool.takes = MAX_INTERVAL * READING_SHARE / 4
+        self.start()
+        reading = 2 * self.pool.takes  # once to read it, once to keep what was found
+        self.advance(reading / READING_SHARE - 0.001)
+        self.assertEqual(len(self.folder.times), 1)
+        self.advance(0.001)
+        self.assertEqual(len(self.folder.times), 2)
+        self.assertLess(reading / READING_SHARE, MAX_INTERVAL)
+
+    def test_longest(self) -> None:
+        """However long it takes to read a folder, it is read again MAX_INTERVAL later at the latest."""
+        self.pool.takes = 100.0
+        self.start()
+        before = self.clock.seconds()
+        self.advance(MAX_INTERVAL - 0.001)
+        self.assertEqual(len(self.folder.times), 1)
+        self.advance(0.001)
+        self.assertEqual(self.folder.times[1:], [before + MAX_INTERVAL])
+
+    def test_noticed_within_ten_seconds(self) -> None:
+        """A new file is served within 10 s, by the timer alone, also where a reading takes as long as its share."""
+        self.pool.takes = MAX_INTERVAL * READING_SHARE / 2
+        self.start()
+        self.put("lamp-1.0.bin")
+        began = self.clock.seconds()
+        while not self.offered():
+            self.advance(0.1)
+        self.assertLess(self.clock.seconds() - began, 10)
+
+    def test_unsettled(self) -> None:
+        """While a file settles the folder is read again after SETTLE_TIME and the time a reading takes, not later."""
+        self.pool.takes = MAX_INTERVAL * READING_SHARE / 2
+        self.clock.advance(1000)
+        self.start()
+        path = self.put("lamp-1.0.bin")
+        os.utime(path, (2**33, 2**33))
+        self.advance(MAX_INTERVAL + 0.001)
+        count = len(self.folder.times)
+        self.assertEqual(self.offered(), set())
+        self.advance(SETTLE_TIME + 2 * self.pool.takes + 0.001)
+        self.assertEqual(len(self.folder.times), count + 1)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+    def test_one_reading_at_a_time(self) -> None:
+        """A reading that is under way is waited for, how long that may take."""
+        self.watcher.startService()
+        for _ in range(5):
+            self.clock.advance(MAX_INTERVAL)
+            self.watcher.hint()
+        self.assertEqual(len(self.pool.jobs), 1)
+
+    def test_published_when_changed(self) -> None:
+        """A catalog is published when something has changed, and only then."""
+        self.clock.advance(1000)
+        self.start()
+        for _ in range(3):
+            self.advance(MIN_INTERVAL)
+        self.assertEqual(len(self.published), 1)
+        path = self.put("lamp-1.0.bin")
+        self.advance(MIN_INTERVAL)
+        path.unlink()
+        self.advance(MIN_INTERVAL)
+        self.assertEqual([len(catalog) for catalog in self.published], [0, 1, 0])
+        self.assertIs(self.watcher.catalog, self.published[-1])
+
+    def test_published_before_it_is_kept(self) -> None:
+        """A catalog is published before what was found out is kept, so that a slow disk delays no device."""
+        self.put("lamp-1.0.bin")
+        self.clock.advance(1000)
+        self.watcher.startService()
+        self.pool.jobs.pop()()
+        self.clock.advance(0)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        self.assertEqual(len(self.pool.jobs), 1)
+        self.assertEqual(DigestStore(self.state).load(), {})
+        self.pool.work()
+        self.assertEqual(len(DigestStore(self.state).load()), 1)
+
+
+class HintTests(WatcherCase):
+    """Readings that come of hints."""
+
+    def test_hint(self) -> None:
+        """A hint leads to a reading after HINT_DELAY, before the timer's."""
+        self.start()
+        self.watcher.hint()
+        self.advance(HINT_DELAY * 0.9)
+        self.assertEqual(len(self.folder.times), 1)
+        self.advance(HINT_DELAY * 0.1 + 0.001)
+        self.assertEqual(len(self.folder.times), 2)
+
+    def test_hint_for_a_slow_folder(self) -> None:
+        """A folder that takes long to read is read after a hint no sooner than it took, nor later than by the timer."""
+        self.pool.takes = 0.5
+        self.start()
+        self.watcher.hint()
+        self.advance(HINT_DELAY)
+        self.assertEqual(len(self.folder.times), 1)
+        self.advance(1.0)
+        self.assertEqual(len(self.folder.times), 2)
+
+    def test_hint_during_a_very_slow_reading(self) -> None:
+        """A hint during a reading that takes long never makes the next one later than the timer alone would."""
+        self.pool.takes = 50.0
+        self.watcher.startService()
+        self.watcher.hint()
+        self.pool.work()
+        self.advance(MAX_INTERVAL)
+        self.assertEqual(len(self.folder.times), 2)
+
+    def test_many_hints(self) -> None:
+        """Many hints in a row make one reading, and one that is due isn't put off by further ones."""
+        self.start()
+        for _ in range(10):
+            self.watcher.hint()
+            self.advance(HINT_DELAY / 9)
+        self.assertEqual(len(self.folder.times), 2)
+
+    def test_timer_goes_on(self) -> None:
+        """After the reading that a hint led to the timer goes on as before."""
+        self.start()
+        self.watcher.hint()
+        self.advance(HINT_DELAY)
+        self.advance(MIN_INTERVAL)
+        self.assertEqual(self.intervals(), [HINT_DELAY, MIN_INTERVAL])
+
+    def test_hint_just_before_the_timer(self) -> None:
+        """A hint when the timer's reading is due sooner doesn't put that off."""
+        self.start()
+        self.advance(MIN_INTERVAL - HINT_DELAY / 2)
+        self.watcher.hint()
+        self.advance(HINT_DELAY / 2)
+        self.assertEqual(len(self.folder.times), 2)
+        self.advance(HINT_DELAY)
+        self.assertEqual(len(self.folder.times), 2)
+
+    def test_hint_during_a_reading(self) -> None:
+        """A hint during a reading, which may have come too late for that, leads to another one soon after it."""
+        self.watcher.startService()
+        self.watcher.hint()
+        self.watcher.hint()
+        self.pool.work()
+        self.assertEqual(len(self.folder.times), 1)
+        self.advance(HINT_DELAY)
+        self.assertEqual(len(self.folder.times), 2)
+        self.advance(HINT_DELAY * 2)
+        self.assertEqual(len(self.folder.times), 2)
+
+    def test_not_running(self) -> None:
+        """A hint before the start and after the end does nothing."""
+        self.watcher.hint()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.start()
+        self.watcher.stopService()
+        self.watcher.hint()
+        self.assertEqual((self.clock.getDelayedCalls(), self.pool.jobs), ([], []))
+
+
+class TroubleTests(WatcherCase):
+    """What becomes of failures: what was read before is served on."""
+
+    def _lines(self, level: object, events: Sequence[dict[str, Any]]) -> list[str]:
+        return [formatEvent(event) for event in events if event["log_level"] is level]
+
+    def test_folder_is_gone(self) -> None:
+        """While the folder is gone the last catalog is served on, which is logged once; and so is its coming back."""
+        self.put("lamp-1.0.bin")
+        self.clock.advance(1000)
+        self.start()
+        catalog = self.watcher.catalog
+        away = self.root.rename(self.root.with_name("away"))
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.advance(MIN_INTERVAL)
+        self.assertIs(self.watcher.catalog, catalog)
+        errors = self._lines(LogLevel.error, events)
+        self.assertEqual(len(errors), 1)
+        self.assertIn(str(self.root), errors[0])
+        self.assertIn("No such file or directory", errors[0])
+        away.rename(self.root)
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.advance(MIN_INTERVAL)
+        self.assertEqual(self._lines(LogLevel.error, events), [])
+        self.assertEqual(self._lines(LogLevel.warn, events), [f"over: {errors[0]}"])
+        self.assertEqual(len(self.folder.times), 7)
+        self.assertIs(self.watcher.catalog, catalog)
+
+    def test_another_trouble(self) -> None:
+        """Another trouble with the folder is logged again."""
+        self.start()
+        with capturedLogs() as events:
+            for trouble in (OSError("one"), OSError("one"), OSError("other"), OSError("one")):
+                self.folder.trouble = trouble
+                self.advance(MIN_INTERVAL)
+        self.assertEqual([line[-3:] for line in self._lines(LogLevel.error, events)], ["one", "her", "one"])
+
+    def test_state_is_unusable(self) -> None:
+        """Where nothing can be kept devices are served all the same, which is logged once, and so is its end."""
+        self.state.mkdir()
+        self.put("lamp-1.0.bin")
+        self.clock.advance(1000)
+        with capturedLogs() as events:
+            self.start()
+            for _ in range(3):
+                self.advance(MIN_INTERVAL)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        errors = self._lines(LogLevel.error, events)
+        self.assertEqual(len(errors), 1)
+        self.assertIn("a restart will read all files anew", errors[0])
+        self.state.rmdir()
+        DigestStore(self.state).load()
+        with capturedLogs() as events:
+            self.advance(MIN_INTERVAL)
+        self.assertEqual(self._lines(LogLevel.warn, events), [f"over: {errors[0]}"])
+        self.assertEqual(len(DigestStore(self.state).load()), 1)
+
+    def test_unexpected_failure(self) -> None:
+        """A failure that nobody thought of is logged, the last catalog is served on, and the folder is read again."""
+        self.put("lamp-1.0.bin")
+        self.clock.advance(1000)
+        self.start()
+        self.folder.trouble = ZeroDivisionError("nobody thought of it")
+        self.advance(MIN_INTERVAL)
+        self.advance(MIN_INTERVAL)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        self.folder.trouble = None
+        self.put("lamp-1.1.bin")
+        self.advance(MIN_INTERVAL)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin", "lamp-1.1.bin"})
+
+    def test_notices(self) -> None:
+        """A file that isn't served is logged once, with the reason, and escaped so that it makes one line of ASCII."""
+        self.put("firmware.bin")
+        self.put("two\nlines\x1b[31mé.bin")
+        with capturedLogs() as events:
+            self.start()
+            self.advance(MIN_INTERVAL)
+        lines = self._lines(LogLevel.warn, events)
+        self.assertEqual(len(lines), 2)
+        self.assertTrue(lines[0].startswith("'firmware.bin' has no version"))
+        self.assertTrue(lines[1].startswith(r"'two\nlines\x1b[31m\xe9.bin' has no version"))
+        for line in lines:
+            self.assertTrue(line.isascii() and line.isprintable(), line)
+
+    def test_reasons_are_escaped(self) -> None:
+        """The reason in the log, which tells parts of the name, is one line as well."""
+        self.put("lamp-1.0.a\nb\x1b[31m.bin")
+        self.put("lamp-c\nd.0.bin")
+        with capturedLogs() as events:
+            self.start()
+        for line in self._lines(LogLevel.warn, events):
+            self.assertTrue(line.isprintable(), line)
+
+
+class StopTests(WatcherCase):
+    """Stopping."""
+
+    def test_idle(self) -> None:
+        """A watcher that is stopped between two readings reads no more, and leaves no call behind."""
+        self.start()
+        stopped = self.watcher.stopService()
+        if stopped is not None:
+            self.successResultOf(stopped)
+        self.assertEqual((self.clock.getDelayedCalls(), self.pool.jobs), ([], []))
+        self.assertFalse(self.watcher.running)
+        self.advance(1000)
+        self.assertEqual(len(self.folder.times), 1)
+
+    def test_during_a_reading(self) -> None:
+        """A watcher that is stopped during a reading is done once that has ended, soon and without a word."""
+        self.put("lamp-1.0.bin")
+        self.clock.advance(1000)
+        self.watcher.startService()
+        with capturedLogs() as events:
+            stopped = self.watcher.stopService()
+            assert stopped is not None
+            self.assertNoResult(stopped)
+            self.pool.work()
+        self.successResultOf(stopped)
+        self.assertEqual((self.clock.getDelayedCalls(), self.pool.jobs, self.published), ([], [], []))
+        self.assertEqual([event for event in events if event["log_level"] >= LogLevel.warn], [])
+
+    def test_while_keeping(self) -> None:
+        """A watcher that is stopped while it keeps what was found is done once that is kept."""
+        self.put("lamp-1.0.bin")
+        self.clock.advance(1000)
+        self.watcher.startService()
+        self.pool.jobs.pop()()
+        self.clock.advance(0)
+        stopped = self.watcher.stopService()
+        assert stopped is not None
+        self.assertNoResult(stopped)
+        self.pool.work()
+        self.successResultOf(stopped)
+        self.assertEqual(len(DigestStore(self.state).load()), 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+@skipUnless(sys.platform == "linux", "the kernel's notifications are Linux's")
+class KernelTests(TestCase):
+    """Following a folder by the kernel's notifications, with the real reactor and real threads."""
+
+    timeout = 10.0
+
+    def setUp(self) -> None:
+        """Start a watcher that would read the folder once in a thousand seconds, but for notifications."""
+        for name in ("MIN_INTERVAL", "MAX_INTERVAL"):
+            self.patch(watch_module, name, 1000.0)
+        self.patch(folder_module, "SETTLE_TIME", 0.0)
+        self.root = Path(self.mktemp()).absolute()
+        self.root.mkdir()
+        self.catalogs: DeferredQueue[Catalog] = DeferredQueue()
+        self.pool = ThreadPool(0, 1)
+        self.pool.start()
+        self.addCleanup(self.pool.stop)
+        self.folder = _Folder(self.root, DigestStore(None))
+        self.watcher = FolderWatcher(
+            self.folder,
+            cast("IWatcherReactor", reactor),
+            self.pool,
+            time.time,
+            self.catalogs.put,
+            lambda hint: Hints(hint, cast("IReactorFDSet", reactor)),
+        )
+        self.watcher.startService()
+        self.addCleanup(self.watcher.stopService)
+
+    async def offered(self, *expected: str) -> None:
+        """Wait for a catalog of these files, given as channel/file where they aren't of stable."""
+        while True:
+            catalog = await self.catalogs.get()
+            files = {(channel.name, file) for channel in catalog.channels.values() for file in channel.files}
+            if {file if channel == STABLE else f"{channel}/{file}" for channel, file in files} == set(expected):
+                return
+
+    def put(self, name: str) -> Path:
+        """Write a file and return its path."""
+        path = self.root / name
+        path.write_bytes(name.encode())
+        return path
+
+    async def test_files(self) -> None:
+        """A file that is dropped, renamed, moved in or removed leads to a new catalog without the timer."""
+        await self.offered()
+        path = self.put("lamp-1.0.bin")
+        await self.offered("lamp-1.0.bin")
+        path.rename(self.root / "lamp-1.1.bin")
+        await self.offered("lamp-1.1.bin")
+        elsewhere = Path(self.mktemp())
+        elsewhere.write_bytes(b"x")
+        elsewhere.rename(self.root / "lamp-1.2.bin")
+        await self.offered("lamp-1.1.bin", "lamp-1.2.bin")
+        (self.root / "lamp-1.1.bin").unlink()
+        await self.offered("lamp-1.2.bin")
+
+    async def test_rewritten_file(self) -> None:
+        """A file that is written over in its place leads to a new catalog with its new bytes."""
+        await self.offered()
+        self.put("lamp-1.0.bin")
+        await self.offered("lamp-1.0.bin")
+        (self.root / "lamp-1.0.bin").write_bytes(b"changed")
+        while len(b"changed") != self.folder.catalog.channels[STABLE].files["lamp-1.0.bin"].size:
+            await self.offered("lamp-1.0.bin")
+
+    async def test_channels(self) -> None:
+        """A new channel is followed, and so is one that was removed and made again."""
+        await self.offered()
+        for _ in range(2):
+            (self.root / "beta").mkdir()
+            self.put("beta/lamp-1.0.bin")
+            await self.offered("beta/lamp-1.0.bin")
+            path = self.put("beta/lamp-1.1.bin")
+            await self.offered("beta/lamp-1.0.bin", "beta/lamp-1.1.bin")
+            path.unlink()
+            await self.offered("beta/lamp-1.0.bin")
+            shutil.rmtree(self.root / "beta")
+            await self.offered()
+
+    async def test_channel_replaced_at_once(self) -> None:
+        """A channel that is removed and made again in one go is followed as before."""
+        await self.offered()
+        (self.root / "beta").mkdir()
+        self.put("beta/lamp-1.0.bin")
+        await self.offered("beta/lamp-1.0.bin")
+        for number in range(1, 4):
+            shutil.rmtree(self.root / "beta")
+            (self.root / "beta").mkdir()
+            self.put(f"beta/lamp-2.{number}.bin")
+            await self.offered(f"beta/lamp-2.{number}.bin")
+            self.put("beta/door-1.0.bin")
+            await self.offered(f"beta/lamp-2.{number}.bin", "beta/door-1.0.bin")
+
+    async def test_without_notifications(self) -> None:
+        """Where the kernel has no notifications left the folder is read all the same."""
+
+        def exhausted(reactor: object) -> object:
+            raise OSError(24, "Too many open files")
+
+        await self.offered()
+        self.patch(inotify, "INotify", exhausted)
+        (self.root / "beta").mkdir()
+        self.put("beta/lamp-1.0.bin")
+        await self.offered("beta/lamp-1.0.bin")
+        self.put("lamp-1.0.bin")
+        await self.offered("beta/lamp-1.0.bin", "lamp-1.0.bin")
+
+
+@skipUnless(sys.platform == "linux", "the kernel's notifications are Linux's")
+class HintsTests(TestCase):
+    """Notifications alone, and the descriptors that they take."""
+
+    timeout = 10.0
+
+    async def test_reading_is_no_change(self) -> None:
+        """Reading the folder leads to no notification, else it would be read again and again."""
+        root = Path(self.mktemp()).absolute()
+        root.mkdir()
+        (root / "lamp-1.0.bin").write_bytes(b"image")
+        (root / "bad.bin").write_bytes(b"image")
+        notified: DeferredQueue[None] = DeferredQueue()
+        hints = Hints(lambda: notified.put(None), cast("IReactorFDSet", reactor))
+        self.addCleanup(hints.close)
+        hints.watch(frozenset({(root, 1)}))
+        self.assertEqual(len(Folder(root, DigestStore(None)).read(time.time() + 1000, 0).catalog), 1)
+        (root / "beta").mkdir()
+        await notified.get()
+        turn: Deferred[None] = Deferred()
+        cast("IWatcherReactor", reactor).callLater(0, turn.callback, None)
+        await turn
+        # The kernel tells in the order of events, so that any of the reading would have come with that of the folder.
+        self.assertEqual(notified.pending, [])
+
+    def _open(self) -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def test_closed(self) -> None:
+        """Closing gives back every descriptor, also of folders that are gone or never were there."""
+        roots = [Path(self.mktemp()).absolute() for _ in range(3)]
+        for root in roots[:2]:
+            root.mkdir()
+        before = self._open()
+        hints = Hints(lambda: None, cast("IReactorFDSet", reactor))
+        hints.watch(frozenset((root, number) for number, root in enumerate(roots[:2])))
+        self.assertEqual(self._open(), before + 2)
+        roots[0].rmdir()
+        hints.watch(frozenset({(roots[1], 1), (roots[2], 2)}))
+        hints.close()
+        self.assertEqual(self._open(), before)
+        hints.close()
+        self.assertEqual(self._open(), before)
+
+    def test_same_folders(self) -> None:
+        """Watching the same folders again takes no further descriptor."""
+        root = Path(self.mktemp()).absolute()
+        root.mkdir()
+        hints = Hints(lambda: None, cast("IReactorFDSet", reactor))
+        self.addCleanup(hints.close)
+        hints.watch(frozenset({(root, 1)}))
+        before = self._open()
+        for _ in range(3):
+            hints.watch(frozenset({(root, 1)}))
+        self.assertEqual(self._open(), before)

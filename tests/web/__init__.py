@@ -1,0 +1,1 @@
+"""Tests of the device door: requests in, bytes out."""
