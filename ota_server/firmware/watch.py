@@ -173,10 +173,12 @@ class FolderWatcher(Service):
                 images=len(reading.catalog),
                 projects=sum(len(channel.projects) for channel in reading.catalog.channels.values()),
             )
-            waiters, self._waiters = self._waiters, []
-            for ready in waiters:
-                ready.callback(None)
-            self._published(reading.catalog)
+            try:
+                self._published(reading.catalog)
+            finally:
+                waiters, self._waiters = self._waiters, []
+                for ready in waiters:
+                    ready.callback(None)
         return reading.unsettled
 
     async def _keep(self) -> None:

@@ -671,7 +671,7 @@ class KernelTests(TestCase):
 
 
 @skipUnless(sys.platform == "linux", "the kernel's notifications are Linux's")
-class HintsTests(TestCase):
+class NotificationTests(TestCase):
     """Notifications alone, and the descriptors that they take."""
 
     timeout = 10.0

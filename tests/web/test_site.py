@@ -308,7 +308,8 @@ class BusyTests(TestCase):
         folder.gate.set()
         await publishing
         connection.send(b"GET /firmware.version HTTP/1.1\r\nConnection: close\r\n\r\n")
-        self.assertTrue((await connection.until_end()).endswith(b"\r\n\r\n1.1.0\n"))
+        received = await connection.until_end()
+        self.assertTrue(received.endswith(b"\r\n\r\n1.1.0\n"), received)
 
     async def test_requests_before_the_first_reading(self) -> None:
         """Requests that come while the folder is read for the first time wait, and are answered then."""
