@@ -162,7 +162,7 @@ class TwistdTests(SynchronousTestCase):
         starter = self.start("--log", "info", runner=("--pidfile", str(pid_file), "--logfile", str(log_file)))
         self.assertEqual((starter.wait(PATIENCE), starter.communicate()[0]), (0, ""))
         pid = int(pid_file.read_text())
-        self.answer("/firmware", 200, x_ESP8266_version="0.9")
+        self.answer("/firmware", 200, x_ESP32_version="0.9")
         os.kill(pid, signal.SIGTERM)
         until(lambda: None if pid_file.exists() else True)
         self.assertIn("version '0.9': Send firmware-1.0.0.bin (newer)", log_file.read_text())

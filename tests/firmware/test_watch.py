@@ -89,18 +89,23 @@ class _Pool(ThreadPool):
 
 
 class _Folder(Folder):
-    """A real folder that remembers when it was read, and fails when the test says so."""
+    """A real folder that remembers when it was read, fails when the test says so, and calls what it says after it."""
 
     def __init__(self, root: Path, digests: DigestStore) -> None:
         super().__init__(root, digests)
         self.times: list[float] = []
         self.trouble: Exception | None = None
+        self.after: Callable[[], object] | None = None
 
     def read(self, now: float, monotonic: float) -> Reading:
         self.times.append(monotonic)
         if self.trouble is not None:
             raise self.trouble
-        return super().read(now, monotonic)
+        reading = super().read(now, monotonic)
+        if self.after is not None:
+            self.after()
+            self.after = None
+        return reading
 
 
 class WatcherCase(SynchronousTestCase):
@@ -568,7 +573,7 @@ class KernelTests(TestCase):
     timeout = 10.0
 
     def setUp(self) -> None:
-        """Start a watcher that would read the folder once in a thousand seconds, but for notifications."""
+        """Make a watcher that would read the folder once in a thousand seconds, but for notifications."""
         for name in ("MIN_INTERVAL", "MAX_INTERVAL"):
             self.patch(watch_module, name, 1000.0)
         self.patch(folder_module, "SETTLE_TIME", 0.0)
@@ -587,6 +592,9 @@ class KernelTests(TestCase):
             self.catalogs.put,
             lambda hint: Hints(hint, cast("IReactorFDSet", reactor)),
         )
+
+    def start(self) -> None:
+        """Start the watcher, until the test ends."""
         self.watcher.startService()
         self.addCleanup(self.watcher.stopService)
 
@@ -606,6 +614,7 @@ class KernelTests(TestCase):
 
     async def test_files(self) -> None:
         """A file that is dropped, renamed, moved in or removed leads to a new catalog without the timer."""
+        self.start()
         await self.offered()
         path = self.put("lamp-1.0.bin")
         await self.offered("lamp-1.0.bin")
@@ -620,6 +629,7 @@ class KernelTests(TestCase):
 
     async def test_rewritten_file(self) -> None:
         """A file that is written over in its place leads to a new catalog with its new bytes."""
+        self.start()
         await self.offered()
         self.put("lamp-1.0.bin")
         await self.offered("lamp-1.0.bin")
@@ -629,6 +639,7 @@ class KernelTests(TestCase):
 
     async def test_channels(self) -> None:
         """A new channel is followed, and so is one that was removed and made again."""
+        self.start()
         await self.offered()
         for _ in range(2):
             (self.root / "beta").mkdir()
@@ -643,6 +654,7 @@ class KernelTests(TestCase):
 
     async def test_channel_replaced_at_once(self) -> None:
         """A channel that is removed and made again in one go is followed as before."""
+        self.start()
         await self.offered()
         (self.root / "beta").mkdir()
         self.put("beta/lamp-1.0.bin")
@@ -655,12 +667,22 @@ class KernelTests(TestCase):
             self.put("beta/door-1.0.bin")
             await self.offered(f"beta/lamp-2.{number}.bin", "beta/door-1.0.bin")
 
+    async def test_file_comes_before_its_folder_is_watched(self) -> None:
+        """A file that comes after its folder was listed, and before that is watched, is noticed without the timer."""
+        self.folder.after = lambda: self.put("lamp-1.0.bin")
+        self.start()
+        await self.offered("lamp-1.0.bin")
+        (self.root / "beta").mkdir()
+        self.folder.after = lambda: self.put("beta/lamp-1.0.bin")
+        await self.offered("lamp-1.0.bin", "beta/lamp-1.0.bin")
+
     async def test_without_notifications(self) -> None:
         """Where the kernel has no notifications left the folder is read all the same."""
 
         def exhausted(reactor: object) -> object:
             raise OSError(24, "Too many open files")
 
+        self.start()
         await self.offered()
         self.patch(inotify, "INotify", exhausted)
         (self.root / "beta").mkdir()
@@ -686,6 +708,7 @@ class NotificationTests(TestCase):
         hints = Hints(lambda: notified.put(None), cast("IReactorFDSet", reactor))
         self.addCleanup(hints.close)
         hints.watch(frozenset({(root, 1)}))
+        notified.pending.clear()
         self.assertEqual(len(Folder(root, DigestStore(None)).read(time.time() + 1000, 0).catalog), 1)
         (root / "beta").mkdir()
         await notified.get()
@@ -694,6 +717,17 @@ class NotificationTests(TestCase):
         await turn
         # The kernel tells in the order of events, so that any of the reading would have come with that of the folder.
         self.assertEqual(notified.pending, [])
+
+    def test_new_folder(self) -> None:
+        """A folder that is newly watched is a hint by itself, since files may have come in since it was listed."""
+        root = Path(self.mktemp()).absolute()
+        root.mkdir()
+        hinted: list[None] = []
+        hints = Hints(lambda: hinted.append(None), cast("IReactorFDSet", reactor))
+        self.addCleanup(hints.close)
+        for _ in range(3):
+            hints.watch(frozenset({(root, 1)}))
+            self.assertEqual(len(hinted), 1)
 
     def _open(self) -> int:
         return len(os.listdir("/proc/self/fd"))

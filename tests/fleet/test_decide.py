@@ -335,12 +335,37 @@ class FittingTests(DecideCase):
             self.assertEqual(_ask([own, other], "0.1", chip=chip), Withhold("no-image"))
 
     def test_chip_by_header(self) -> None:
-        """An image whose own header says another chip than the device's isn't sent, though its name says none."""
-        image = make_image("lamp-1.0.bin", chip="esp32")
-        self.assertIsInstance(_ask([image], "0.1", dialect="esp8266", chip="esp8266"), Withhold)
-        self.expect(_ask([image], "0.1", dialect="esp32", chip=None), "newer", image)
-        image = make_image("lamp-1.0.bin", chip="esp8266")
-        self.expect(_ask([image], "0.1", dialect="esp8266", chip="esp8266"), "newer", image)
+        """An image whose own header says another chip than the device surely has isn't sent, nor asked for again."""
+        for dialect, chip, header, sent in (
+            ("esp8266", "esp8266", "esp8266", True),
+            ("esp8266", "esp8266", "esp32", False),
+            ("esp8266", "esp8266", None, True),
+            ("esp32", None, "esp32", True),
+            ("esp32", None, "esp32s3", True),
+            ("esp32", None, "esp8266", False),
+            ("esp32", None, None, True),
+            ("pico", "rp2040", "esp8266", False),
+            ("pico", "rp2040", "esp32c3", False),
+            ("pico", "rp2040", None, True),
+            (None, None, "esp32", True),
+            (None, None, "esp8266", True),
+        ):
+            with self.subTest(dialect, header=header):
+                old, image = make_image("lamp-0.9.bin"), make_image("lamp-1.0.bin", chip=header)
+                for version, md5 in ((None, None), ("0.1", None), ("1.0(minimal)", None), ("0.9", _hash(old))):
+                    decision = _ask([old, image], version, dialect=dialect, chip=chip, md5=md5)
+                    if sent:
+                        assert isinstance(decision, Send)
+                        self.assertIs(decision.image, image)
+                    else:
+                        self.assertEqual(decision, Withhold("wrong-chip"))
+                self.expect(_ask([image], "1.0", dialect=dialect, chip=chip), _UP_TO_DATE)
+
+    def test_wrong_chip_before_no_space(self) -> None:
+        """An image that is for another chip and too large besides is said to be for another chip."""
+        image = make_image("lamp-1.0.bin", chip="esp32", size=1000)
+        decision = _ask([image], "0.1", dialect="esp8266", chip="esp8266", free_space=1)
+        self.assertEqual(decision, Withhold("wrong-chip"))
 
 
 _VERSION_TEXTS = st.one_of(
@@ -359,10 +384,13 @@ _NAMES = st.builds(
     st.sampled_from(["", ".0", ".fs", ".esp8266", ".esp32", ".esp8266.fs"]),
 )
 _CATALOGS = st.dictionaries(
-    st.tuples(st.sampled_from([STABLE, "beta"]), _NAMES), st.tuples(_CONTENTS, st.integers(0, 1000)), max_size=8
+    st.tuples(st.sampled_from([STABLE, "beta"]), _NAMES),
+    st.tuples(_CONTENTS, st.integers(0, 1000), st.sampled_from([None, None, "esp8266", "esp32", "esp32s3"])),
+    max_size=8,
 ).map(
     lambda files: make_catalog(
-        make_image(name, content, channel=channel, size=size) for (channel, name), (content, size) in files.items()
+        make_image(name, content, channel=channel, size=size, chip=chip)
+        for (channel, name), (content, size, chip) in files.items()
     )
 )
 
@@ -374,10 +402,12 @@ def _cases(draw: st.DrawFn) -> tuple[CheckIn, Catalog]:
     hashes = st.none() | st.just(_UNKNOWN_HASH)
     if catalog.by_hash:
         hashes |= st.sampled_from(sorted(catalog.by_hash))
+    dialect, chip = draw(st.sampled_from([(None, None), ("esp8266", "esp8266"), ("esp32", None), ("pico", "rp2040")]))
     check_in = CheckIn(
         channel=draw(st.sampled_from([STABLE, "beta", "alpha"])),
         project=draw(st.sampled_from(["lamp", "door", "fan"])),
-        chip=draw(st.sampled_from([None, "esp8266", "rp2040"])),
+        dialect=dialect,
+        chip=chip,
         version=draw(_VERSION_TEXTS),
         mode=draw(st.sampled_from([Mode.SKETCH, *Mode])),
         free_space=draw(st.none() | st.integers(0, 1000)),
@@ -434,6 +464,8 @@ class LawTests(SynchronousTestCase):
                 self.assertLessEqual(compare(other.version, image.version), 0)
         if isinstance(decision, Send):
             self.assertIn(check_in.mode, (Mode.SKETCH, Mode.FILESYSTEM))
+            if check_in.dialect is not None and image.facts.chip is not None:
+                self.assertTrue(image.facts.chip.startswith(check_in.chip or "esp32"))
             if check_in.mode is Mode.SKETCH:
                 self.assertLessEqual(image.size, 1000 if check_in.free_space is None else check_in.free_space)
                 running = [running.facts.sha256 for running in _running(check_in, catalog)]
