@@ -13,6 +13,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import TypeVar
+from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -138,6 +139,21 @@ class TwistdTests(SynchronousTestCase):
                 statuses.add(response.status if response is not None else None)
         self.assertEqual(statuses, {404})
         self.assertEqual(self.answer("/firmware", 200).read(), image)
+
+    @skipUnless(sys.platform == "linux", "other systems don't tell who has a file open")
+    def test_a_copy_that_stalls(self) -> None:
+        """A file of unknown form that is half written and still open is not offered, however long it stands still."""
+        self.start()
+        self.answer("/-/ready", 200)
+        with open(self.folder / "firmware-1.0.0.bin", "wb", buffering=0) as file:
+            file.write(b"\0half")
+            os.utime(file.fileno(), (LONG_AGO, LONG_AGO))
+            # A file that comes later, and settles as slowly, shows that the time for the first one is over.
+            (self.folder / "other-1.0.0.bin").write_bytes(b"\0whole")
+            self.answer("/other", 200)
+            self.answer("/firmware", 404)
+            file.write(b"\0rest")
+        self.assertEqual(self.answer("/firmware", 200).read(), b"\0half\0rest")
 
     def test_terminate_during_a_download(self) -> None:
         """SIGTERM during a download ends the process at once, with the signal's status and not a word of trouble."""

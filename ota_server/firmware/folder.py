@@ -10,6 +10,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,10 +85,11 @@ class Folder:
         """Make a reading that is under way stop soon, with InterruptedError. May be called from any thread."""
         self._closing.set()
 
-    def read(self, now: float, monotonic: float) -> Reading:
+    def read(self, now: float, monotonic: float, writing: AbstractSet[str] = frozenset()) -> Reading:
         """Read the folder once and return the new catalog, the very same object where nothing has changed.
 
-        `now` is the time of day and `monotonic` a clock that never jumps, both in seconds. Raises OSError
+        `now` is the time of day and `monotonic` a clock that never jumps, both in seconds. `writing` are the paths
+        of files that are known to be written to: they aren't settled, however long they stand still. Raises OSError
         where the folder can't be listed, InterruptedError after `close`.
         """
         if self._findings is None:
@@ -111,6 +113,9 @@ class Folder:
                     continue
             else:
                 last = seen[key] = _Seen(identity, monotonic)
+            if writing and self._path(key) in writing:
+                last.since = monotonic
+                continue
             quiet = now - max(identity.mtime_ns, identity.ctime_ns) / 1e9 >= QUIET_TIME
             if quiet or monotonic - last.since >= SETTLE_TIME:
                 unread[key] = name

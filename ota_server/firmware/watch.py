@@ -6,8 +6,10 @@ notifications make it quicker, as hints only: an overflow or a lost watch costs 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +23,14 @@ from twisted.python.threadpool import ThreadPool
 
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.folder import SETTLE_TIME, Folder, Reading
+from ota_server.firmware.mounts import is_reliable
 
 MIN_INTERVAL = 1.0
 MAX_INTERVAL = 6.0
 """Bounds of the time between two readings, in seconds: at most so long, to be noticed within 10 s."""
+
+RELIABLE_INTERVAL = 30.0
+"""The time between two readings where the kernel reports every change, in seconds: these readings only make sure."""
 
 READING_SHARE = 1 / 20
 """How much of its time a thread may spend reading the folder, where the bounds allow it."""
@@ -35,14 +41,8 @@ HINT_DELAY = 0.05
 if sys.platform == "linux":
     from twisted.internet import inotify
 
-    _HINT_MASK = (
-        inotify.IN_CLOSE_WRITE
-        | inotify.IN_MOVED_FROM
-        | inotify.IN_MOVED_TO
-        | inotify.IN_CREATE
-        | inotify.IN_DELETE
-        | inotify.IN_ATTRIB
-    )
+    _WRITTEN = inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO | inotify.IN_DELETE
+    _HINT_MASK = _WRITTEN | inotify.IN_CREATE | inotify.IN_ATTRIB | inotify.IN_MODIFY
 
 MAX_FIRST_WAIT = 3.0
 """How long the first catalog waits for files that keep changing, in seconds; less than a request waits for it."""
@@ -86,6 +86,7 @@ class FolderWatcher(Service):
         self._hints = hints(self.hint) if hints is not None else None
         self._started = 0.0
         self._took = 0.0
+        self._reliable = False
 
     def when_ready(self) -> Deferred[None]:
         """Return a Deferred that fires once there is a catalog."""
@@ -146,7 +147,9 @@ class FolderWatcher(Service):
         """Read the folder, publish what was found, then keep that; and see to the next time."""
         unsettled = False
         try:
-            reading = await deferToThreadPool(self._reactor, self._pool, self._folder.read, self._now(), began)
+            reading = await deferToThreadPool(
+                self._reactor, self._pool, self._folder.read, self._now(), began, self._writing()
+            )
             unsettled = self._take(reading)
             self._tell("folder", "")
             await self._keep()
@@ -159,9 +162,9 @@ class FolderWatcher(Service):
     def _take(self, reading: Reading) -> bool:
         """Publish what was read; return whether something is still changing."""
         for notice in reading.notices:
-            self.log.warn("{file!a} {reason}", file=notice.file, reason=notice.reason)
+            self.log.error("{file!a} {reason}", file=notice.file, reason=notice.reason)
         if self._hints is not None:
-            self._hints.watch(reading.folders)
+            self._reliable = self._hints.watch(reading.folders)
         first = self.catalog is None
         if first and reading.unsettled and self._reactor.seconds() - self._started < MAX_FIRST_WAIT:
             return True
@@ -180,6 +183,9 @@ class FolderWatcher(Service):
                 for ready in waiters:
                     ready.callback(None)
         return reading.unsettled
+
+    def _writing(self) -> AbstractSet[str]:
+        return frozenset() if self._hints is None else frozenset(self._hints.writing)
 
     async def _keep(self) -> None:
         try:
@@ -205,6 +211,8 @@ class FolderWatcher(Service):
             return
         self._took = self._reactor.seconds() - began
         delay = min(MAX_INTERVAL, max(MIN_INTERVAL, self._took / READING_SHARE))
+        if self._reliable:
+            delay = RELIABLE_INTERVAL
         if unsettled:
             delay = min(delay, SETTLE_TIME + self._took)
         self._read_in(min(delay, self._hint_delay()) if self._changed else delay)
@@ -217,9 +225,15 @@ class Hints:
         self._hint = hint
         self._reactor = reactor
         self._notifiers: dict[tuple[Path, int], inotify.INotify] = {}
+        self._reliable = False
+        self.writing: set[str] = set()
+        """Paths of files that were written to, and are still open for that."""
 
-    def watch(self, folders: frozenset[tuple[Path, int]]) -> None:
-        """Watch these folders, given with their inode numbers, and no others; do nothing where that can't be."""
+    def watch(self, folders: frozenset[tuple[Path, int]]) -> bool:
+        """Watch these folders, given with their inode numbers, and no others; do nothing where that can't be.
+
+        Says whether every change in them will be reported.
+        """
         for gone in self._notifiers.keys() - folders:
             self._notifiers.pop(gone).loseConnection()
         come = folders - self._notifiers.keys()
@@ -231,15 +245,25 @@ class Hints:
                 notifier.watch(FilePath(str(folder[0])), _HINT_MASK, callbacks=[partial(self._notified, folder)])
             except (OSError, inotify.INotifyError):
                 # The system's limit of watches is reached, or the folder has gone: the timer still reads.
-                return
+                self._reliable = False
+                return False
         if come:
             # Something may have come in after the folder was listed and before it was watched.
             self._hint()
+            self._reliable = all(is_reliable(path) for path, _ in folders)
+        return self._reliable
 
     def _notified(self, folder: tuple[Path, int], ignored: object, path: FilePath[bytes], mask: int) -> None:
+        if mask & inotify.IN_MODIFY:
+            # Nothing to read for yet: the writer will close the file.
+            self.writing.add(os.fsdecode(path.path))
+            return
+        if mask & _WRITTEN:
+            self.writing.discard(os.fsdecode(path.path))
         if mask & inotify.IN_DELETE_SELF:
             # Another folder may come in its place, even with the same inode number.
             self._notifiers.pop(folder, None)
+            self.writing.clear()
         self._hint()
 
     def close(self) -> None:

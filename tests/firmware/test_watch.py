@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -97,11 +98,11 @@ class _Folder(Folder):
         self.trouble: Exception | None = None
         self.after: Callable[[], object] | None = None
 
-    def read(self, now: float, monotonic: float) -> Reading:
+    def read(self, now: float, monotonic: float, writing: AbstractSet[str] = frozenset()) -> Reading:
         self.times.append(monotonic)
         if self.trouble is not None:
             raise self.trouble
-        reading = super().read(now, monotonic)
+        reading = super().read(now, monotonic, writing)
         if self.after is not None:
             self.after()
             self.after = None
@@ -505,7 +506,7 @@ class TroubleTests(WatcherCase):
         with capturedLogs() as events:
             self.start()
             self.advance(MIN_INTERVAL)
-        lines = self._lines(LogLevel.warn, events)
+        lines = self._lines(LogLevel.error, events)
         self.assertEqual(len(lines), 2)
         self.assertTrue(lines[0].startswith("'firmware.bin' has no version"))
         self.assertTrue(lines[1].startswith(r"'two\nlines\x1b[31m\xe9.bin' has no version"))
