@@ -135,6 +135,17 @@ class SettlingTests(FolderCase):
         self.folder.read(0, SETTLE_TIME)
         self.assertEqual(self.offered(), {"lamp-1.0.bin"})
 
+    def test_still_written_to(self) -> None:
+        """A file that is known to be written to isn't offered, however long it stands still, and settles afterwards."""
+        path = self.put("lamp-1.0.bin")
+        self.put("lamp-1.1.bin")
+        for at in (0.0, LATER, 2 * LATER):
+            self.folder.read(self.began + at, at, {str(path)})
+            self.assertNotIn("lamp-1.0.bin", self.offered())
+        self.assertEqual(self.offered(), {"lamp-1.1.bin"})
+        self.folder.read(self.began, 2 * LATER + SETTLE_TIME)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin", "lamp-1.1.bin"})
+
     def test_one_of_two(self) -> None:
         """A file that is still changing doesn't keep others from being offered."""
         self.put("lamp-1.0.bin")

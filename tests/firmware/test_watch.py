@@ -83,10 +83,13 @@ class _Pool(ThreadPool):
 
     def work(self) -> None:
         """Do all work, also that which comes of it."""
-        while self.jobs:
+        for _ in range(100):
+            if not self.jobs:
+                return
             self._clock.advance(self.takes)
             self.jobs.pop(0)()
             self._clock.advance(0)
+        raise AssertionError("the work never ends")
 
 
 class _Folder(Folder):
@@ -455,6 +458,17 @@ class TroubleTests(WatcherCase):
         self.assertEqual(len(self.folder.times), 7)
         self.assertIs(self.watcher.catalog, catalog)
 
+    def test_folder_is_gone_whose_changes_are_all_told(self) -> None:
+        """A folder that is gone is looked for often, also where the kernel told of every change in it before."""
+        self.start()
+        self.watcher._reliable = True
+        self.root.rmdir()
+        self.advance(MIN_INTERVAL)
+        self.root.mkdir()
+        self.put("lamp-1.0.bin")
+        self.advance(MAX_INTERVAL)
+        self.assertEqual(len(self.folder.times), 3)
+
     def test_another_trouble(self) -> None:
         """Another trouble with the folder is logged again."""
         self.start()
@@ -667,6 +681,33 @@ class KernelTests(TestCase):
             await self.offered(f"beta/lamp-2.{number}.bin")
             self.put("beta/door-1.0.bin")
             await self.offered(f"beta/lamp-2.{number}.bin", "beta/door-1.0.bin")
+
+    async def test_open_file(self) -> None:
+        """A file that is still open for writing isn't offered, whatever else is read, and is once it was closed."""
+        self.start()
+        await self.offered()
+        with (self.root / "lamp-1.0.bin").open("wb", buffering=0) as file:
+            file.write(b"one part")
+            self.put("door-1.0.bin")
+            await self.offered("door-1.0.bin")
+            file.write(b", and another")
+            self.put("door-1.1.bin")
+            await self.offered("door-1.0.bin", "door-1.1.bin")
+        await self.offered("door-1.0.bin", "door-1.1.bin", "lamp-1.0.bin")
+
+    async def test_cut_without_opening(self) -> None:
+        """A file that was cut by its path, without opening and so without closing it, is offered in the end."""
+        self.start()
+        await self.offered()
+        path = self.put("lamp-1.0.bin")
+        await self.offered("lamp-1.0.bin")
+        os.truncate(path, 3)
+        others = [f"door-1.{number}.bin" for number in range(3)]
+        for name in others:
+            self.put(name)
+            while name not in (await self.catalogs.get()).channels[STABLE].files:
+                continue
+        self.assertEqual(self.folder.catalog.channels[STABLE].files["lamp-1.0.bin"].size, 3)
 
     async def test_file_comes_before_its_folder_is_watched(self) -> None:
         """A file that comes after its folder was listed, and before that is watched, is noticed without the timer."""
