@@ -12,6 +12,15 @@ from ota_server.firmware.image import ImageError, ImageFacts
 
 _INODES = 1 << 64
 
+# Of a database that is sound, and can't be used now.
+_NOT_ITS_FAULT = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+}
+
 FORMAT = 1
 """Raised whenever reading an image finds out more, so that everything is read anew."""
 
@@ -30,12 +39,14 @@ class DigestStore:
         self._path = path
 
     def load(self) -> dict[FileIdentity, Finding]:
-        """Return everything that is kept. Raises OSError where the file can't be made."""
+        """Return everything that is kept. Raises OSError where the file can't be made, or used now."""
         if self._path is None:
             return {}
         try:
             return self._load(self._path)
-        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError):
+        except (sqlite3.DatabaseError, ValueError, KeyError, TypeError) as error:
+            if getattr(error, "sqlite_errorcode", None) in _NOT_ITS_FAULT:
+                raise OSError(f"can't read {self._path}: {error}") from error
             for suffix in ("", "-wal", "-shm", "-journal"):
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
             return {}

@@ -49,12 +49,14 @@ class Reading:
 
     `notices` are those not given before. `unsettled` says that some file is still changing, and that it is
     worth reading again after SETTLE_TIME. `folders` are those that were listed, each with its inode number.
+    `linked` says that something there has another name, by which it may change unnoticed.
     """
 
     catalog: Catalog
     notices: tuple[Notice, ...]
     unsettled: bool
     folders: frozenset[tuple[Path, int]]
+    linked: bool
 
 
 @attrs.define
@@ -79,6 +81,8 @@ class Folder:
         self._given: set[Notice] = set()
         self._come: dict[FileIdentity, Finding] = {}
         self._gone: set[FileIdentity] = set()
+        self._unreadable: dict[FileIdentity, str] = {}
+        self._linked = False
         self._closing = threading.Event()
 
     def close(self) -> None:
@@ -90,12 +94,13 @@ class Folder:
 
         `now` is the time of day and `monotonic` a clock that never jumps, both in seconds. `writing` are the paths
         of files that are known to be written to: they aren't settled, however long they stand still. Raises OSError
-        where the folder can't be listed, InterruptedError after `close`.
+        where the folder can't be listed, InterruptedError where it would have to read a file after `close`.
         """
         if self._findings is None:
             with _no_collection(True):
                 self._findings = self._load()
         notices: set[Notice] = set()
+        self._linked = os.path.realpath(self.root) != os.path.abspath(self.root)
         folders = {(self.root, os.stat(self.root).st_ino)}
         seen: dict[tuple[str, str], _Seen] = {}
         unread: dict[tuple[str, str], FileName] = {}
@@ -121,7 +126,7 @@ class Folder:
                 unread[key] = name
             else:
                 unsettled = True
-        with _no_collection(len(unread) > MANY):
+        with _no_collection(len(unread.keys() - self._seen.keys()) > MANY):
             found = self._find_out({seen[key].identity: key for key in unread})
             for key, name in unread.items():
                 unsettled |= not self._shelve(key, name, seen[key], notices)
@@ -131,7 +136,9 @@ class Folder:
         self._gone |= self._forget()
         fresh = notices - self._given
         self._given = notices
-        return Reading(self.catalog, tuple(sorted(fresh, key=attrs.astuple)), unsettled, frozenset(folders))
+        return Reading(
+            self.catalog, tuple(sorted(fresh, key=attrs.astuple)), unsettled, frozenset(folders), self._linked
+        )
 
     def _load(self) -> dict[FileIdentity, Finding]:
         try:
@@ -166,6 +173,8 @@ class Folder:
                     except OSError as error:
                         notices.add(Notice(_place(channel, entry.name), f"can't be looked at: {error.strerror}"))
                         continue
+                    if entry.is_symlink() or (status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)):
+                        self._linked = True
                     if stat.S_ISREG(status.st_mode):
                         identity = FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                         yield channel, entry.name, identity
@@ -197,6 +206,7 @@ class Folder:
         unknown = {identity: self._path(key) for identity, key in wanted.items() if identity not in self._findings}
         large = {identity: path for identity, path in unknown.items() if identity.size > SMALL}
         results: dict[FileIdentity, Finding | None] = {}
+        self._unreadable.clear()
         if large:
             # Hashing lets other threads run meanwhile, so two or four share the work of a first start.
             with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as readers:
@@ -220,7 +230,8 @@ class Folder:
                 return finding if identify(file.fileno()) == identity else None
         except InterruptedError:
             raise
-        except OSError:
+        except OSError as error:
+            self._unreadable[identity] = f"can't be read: {error.strerror}"
             return None
 
     def _goes_on(self) -> bool:
@@ -231,7 +242,8 @@ class Folder:
         assert self._findings is not None
         finding = self._findings.get(seen.identity)
         if finding is None:
-            notices.add(Notice(_place(*key), "can't be read"))
+            if seen.identity in self._unreadable:
+                notices.add(Notice(_place(*key), self._unreadable[seen.identity]))
         elif isinstance(finding, ImageError):
             notices.add(Notice(_place(*key), f"is not offered: {finding}"))
         else:

@@ -97,7 +97,7 @@ def read_image(file: BinaryIO, keep_going: Callable[[], bool] = lambda: True) ->
         return _read_opaque(file, first, size, keep_going)
     layout = _find_layout(file, size)
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    appended = hashlib.sha256()
+    image_hash = hashlib.sha256()
     sketch = [_SketchMd5(layout.sketch_end, mode) for mode in layout.flash_modes]
     file.seek(0)
     offset = 0
@@ -108,19 +108,21 @@ def read_image(file: BinaryIO, keep_going: Callable[[], bool] = lambda: True) ->
         sha256.update(chunk)
         for one in sketch:
             one.update(chunk)
-        if layout.hash_appended and offset < layout.end:
-            appended.update(chunk[: layout.end - offset])
+        if offset < layout.end:
+            image_hash.update(chunk[: layout.end - offset])
         offset += len(chunk)
     if offset != size:
         raise ImageError(f"the file changed while it was read: {size} bytes at first, then {offset}")
     hashes = [one.hexdigest() for one in sketch]
     if layout.hash_appended:
         file.seek(layout.end)
-        if file.read(32) != appended.digest():
+        if file.read(32) != image_hash.digest():
             raise ImageError(f"the SHA-256 appended at byte {layout.end} is not that of the bytes before it")
-        hashes.append(appended.hexdigest())
     else:
         _check_checksum(file, layout)
+    if layout.chip != "esp8266":
+        # What an ESP32 reports: the appended hash, or the same one, made when it is asked for.
+        hashes.append(image_hash.hexdigest())
     return ImageFacts(size, md5.hexdigest(), sha256.hexdigest(), layout.chip, tuple(dict.fromkeys(hashes)))
 
 

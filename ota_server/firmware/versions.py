@@ -69,7 +69,7 @@ _REPORTED = re.compile(
 )
 
 # `git describe` counts commits *after* the tag, so these stand for the tag or later, never for a pre-release.
-_AFTER_TAG = re.compile(r"-(?:[0-9]+-g[0-9a-f]{4,40}(?:[-+.]?dirty)?|dirty)(?![0-9A-Za-z])", re.ASCII)
+_AFTER_TAG = re.compile(r"-(?:[0-9]+-g[0-9a-f]{4,40}(?:[-+.]?dirty)?|dirty)(?![0-9A-Za-z])", re.ASCII | re.IGNORECASE)
 
 _PRERELEASE = re.compile(
     r"(?: - | (?= (?:alpha|beta|rc|pre|dev|snapshot) (?![A-Za-z]) ) )"
@@ -94,11 +94,13 @@ def read_reported_version(text: str) -> ReportedVersion:
         raise VersionError(f"a version of {len(text)} characters is too long")
     homie = _HOMIE.fullmatch(text)
     found = _REPORTED.match((homie["plain"] or homie["arrow"]) if homie else text)
-    if found is None or found["rest"].startswith("."):
+    if found is None:
         raise VersionError("no version number at its start")
+    if re.match(r"\.(?![A-Za-z])", found["rest"]):
+        raise VersionError("a number is missing behind a dot")
     major, minor, patch = ([int(number) for number in found["numbers"].split(".")] + [0, 0])[:3]
     prerelease = None
-    rest = found["rest"]
+    rest = found["rest"].removeprefix(".")  # of forms like 1.0.dev3
     if rest and not _AFTER_TAG.match(rest):
         suffix = _PRERELEASE.match(rest)
         if suffix:

@@ -32,6 +32,9 @@ MAX_INTERVAL = 6.0
 RELIABLE_INTERVAL = 30.0
 """The time between two readings where the kernel reports every change, in seconds: these readings only make sure."""
 
+WRITER_PATIENCE = 60.0
+"""How long a file that was written to is taken for still open, unless the kernel tells of its end, in seconds."""
+
 READING_SHARE = 1 / 20
 """How much of its time a thread may spend reading the folder, where the bounds allow it."""
 
@@ -42,7 +45,7 @@ if sys.platform == "linux":
     from twisted.internet import inotify
 
     _WRITTEN = inotify.IN_CLOSE_WRITE | inotify.IN_MOVED_FROM | inotify.IN_MOVED_TO | inotify.IN_DELETE
-    _HINT_MASK = _WRITTEN | inotify.IN_CREATE | inotify.IN_ATTRIB | inotify.IN_MODIFY
+    _HINT_MASK = _WRITTEN | inotify.IN_CREATE | inotify.IN_ATTRIB | inotify.IN_MODIFY | inotify.IN_MOVE_SELF
 
 MAX_FIRST_WAIT = 3.0
 """How long the first catalog waits for files that keep changing, in seconds; less than a request waits for it."""
@@ -154,6 +157,7 @@ class FolderWatcher(Service):
             self._tell("folder", "")
             await self._keep()
         except OSError as error:
+            self._reliable = False
             self._tell("folder", f"{self._folder.root} is served as it was read last: {error}")
         except Exception:  # noqa: BLE001 - the folder is read again, whatever it was
             self.log.failure("reading the folder failed; it is tried again")
@@ -164,7 +168,7 @@ class FolderWatcher(Service):
         for notice in reading.notices:
             self.log.error("{file!a} {reason}", file=notice.file, reason=notice.reason)
         if self._hints is not None:
-            self._reliable = self._hints.watch(reading.folders)
+            self._reliable = self._hints.watch(reading.folders) and not reading.linked
         first = self.catalog is None
         if first and reading.unsettled and self._reactor.seconds() - self._started < MAX_FIRST_WAIT:
             return True
@@ -185,7 +189,7 @@ class FolderWatcher(Service):
         return reading.unsettled
 
     def _writing(self) -> AbstractSet[str]:
-        return frozenset() if self._hints is None else frozenset(self._hints.writing)
+        return frozenset() if self._hints is None else self._hints.writing(self._reactor.seconds())
 
     async def _keep(self) -> None:
         try:
@@ -218,16 +222,19 @@ class FolderWatcher(Service):
         self._read_in(min(delay, self._hint_delay()) if self._changed else delay)
 
 
+class IHintsReactor(IReactorFDSet, IReactorTime):
+    """What notifications need of a reactor."""
+
+
 class Hints:
     """Linux's notifications (inotify) for the folder and its channels."""
 
-    def __init__(self, hint: Callable[[], None], reactor: IReactorFDSet) -> None:
+    def __init__(self, hint: Callable[[], None], reactor: IHintsReactor) -> None:
         self._hint = hint
         self._reactor = reactor
         self._notifiers: dict[tuple[Path, int], inotify.INotify] = {}
         self._reliable = False
-        self.writing: set[str] = set()
-        """Paths of files that were written to, and are still open for that."""
+        self._written: dict[str, float] = {}
 
     def watch(self, folders: frozenset[tuple[Path, int]]) -> bool:
         """Watch these folders, given with their inode numbers, and no others; do nothing where that can't be.
@@ -235,7 +242,7 @@ class Hints:
         Says whether every change in them will be reported.
         """
         for gone in self._notifiers.keys() - folders:
-            self._notifiers.pop(gone).loseConnection()
+            self._drop(gone)
         come = folders - self._notifiers.keys()
         for folder in come:
             try:
@@ -256,15 +263,28 @@ class Hints:
     def _notified(self, folder: tuple[Path, int], ignored: object, path: FilePath[bytes], mask: int) -> None:
         if mask & inotify.IN_MODIFY:
             # Nothing to read for yet: the writer will close the file.
-            self.writing.add(os.fsdecode(path.path))
+            self._written[os.fsdecode(path.path)] = self._reactor.seconds()
             return
         if mask & _WRITTEN:
-            self.writing.discard(os.fsdecode(path.path))
-        if mask & inotify.IN_DELETE_SELF:
+            self._written.pop(os.fsdecode(path.path), None)
+        if mask & (inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF):
             # Another folder may come in its place, even with the same inode number.
-            self._notifiers.pop(folder, None)
-            self.writing.clear()
+            self._drop(folder)
         self._hint()
+
+    def writing(self, now: float) -> AbstractSet[str]:
+        """Return the paths of files that were written to, and are still open for that; `now` is in seconds."""
+        # An end may escape notice (a file cut by its path has none), so that none counts for ever.
+        for path in [path for path, since in self._written.items() if now - since >= WRITER_PATIENCE]:
+            del self._written[path]
+        return frozenset(self._written)
+
+    def _drop(self, folder: tuple[Path, int]) -> None:
+        notifier = self._notifiers.pop(folder, None)
+        if notifier is not None:
+            notifier.loseConnection()
+            # It would have told when these are closed.
+            self._written.clear()
 
     def close(self) -> None:
         """Stop watching."""

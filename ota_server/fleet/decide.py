@@ -128,7 +128,7 @@ def _find_running(check_in: CheckIn, catalog: Catalog) -> tuple[Image, ...]:
 
 def _compare_with_running(check_in: CheckIn, best: Image, running: tuple[Image, ...]) -> Decision:
     """Decide for a device that runs an image of the catalog."""
-    if best in running or any(image.facts.sha256 == best.facts.sha256 for image in running):
+    if best in running:
         return _UP_TO_DATE
     own = [image for image in running if image.project == check_in.project]
     # The highest, where the same bytes stand under several versions: never offer a downgrade.

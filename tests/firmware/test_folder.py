@@ -582,7 +582,7 @@ class NoticeTests(FolderCase):
 
         self.patch(folder_module, "read_image", failing)
         reading = self.read()
-        self.assertEqual(reading.notices, (Notice("lamp-1.0.bin", "can't be read"),))
+        self.assertEqual(reading.notices, (Notice("lamp-1.0.bin", "can't be read: Input/output error"),))
         self.assertEqual((self.offered(), reading.unsettled), ({"lamp-1.1.bin"}, True))
         self.assertEqual(self.read().notices, ())
         self.patch(folder_module, "read_image", read_image)

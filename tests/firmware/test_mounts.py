@@ -50,7 +50,8 @@ class ReliableIntervalTests(WatcherCase):
         """Where every change is reported the folder is read rarely, only to make sure."""
 
         class Reliable:
-            writing = frozenset[str]()
+            def writing(self, now: float) -> frozenset[str]:
+                return frozenset()
 
             def watch(self, folders: object) -> bool:
                 return True

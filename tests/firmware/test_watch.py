@@ -15,7 +15,6 @@ from unittest import skipUnless
 
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred, DeferredQueue
-from twisted.internet.interfaces import IReactorFDSet
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 from twisted.python.failure import Failure
@@ -41,7 +40,7 @@ from ota_server.firmware.watch import (
 if sys.platform == "linux":
     from twisted.internet import inotify
 
-    from ota_server.firmware.watch import Hints
+    from ota_server.firmware.watch import Hints, IHintsReactor
 
 
 @implementer(IWatcherReactor)
@@ -605,7 +604,7 @@ class KernelTests(TestCase):
             self.pool,
             time.time,
             self.catalogs.put,
-            lambda hint: Hints(hint, cast("IReactorFDSet", reactor)),
+            lambda hint: Hints(hint, cast("IHintsReactor", reactor)),
         )
 
     def start(self) -> None:
@@ -697,6 +696,7 @@ class KernelTests(TestCase):
 
     async def test_cut_without_opening(self) -> None:
         """A file that was cut by its path, without opening and so without closing it, is offered in the end."""
+        self.patch(watch_module, "WRITER_PATIENCE", 0.0)
         self.start()
         await self.offered()
         path = self.put("lamp-1.0.bin")
@@ -747,7 +747,7 @@ class NotificationTests(TestCase):
         (root / "lamp-1.0.bin").write_bytes(b"image")
         (root / "bad.bin").write_bytes(b"image")
         notified: DeferredQueue[None] = DeferredQueue()
-        hints = Hints(lambda: notified.put(None), cast("IReactorFDSet", reactor))
+        hints = Hints(lambda: notified.put(None), cast("IHintsReactor", reactor))
         self.addCleanup(hints.close)
         hints.watch(frozenset({(root, 1)}))
         notified.pending.clear()
@@ -765,7 +765,7 @@ class NotificationTests(TestCase):
         root = Path(self.mktemp()).absolute()
         root.mkdir()
         hinted: list[None] = []
-        hints = Hints(lambda: hinted.append(None), cast("IReactorFDSet", reactor))
+        hints = Hints(lambda: hinted.append(None), cast("IHintsReactor", reactor))
         self.addCleanup(hints.close)
         for _ in range(3):
             hints.watch(frozenset({(root, 1)}))
@@ -780,7 +780,7 @@ class NotificationTests(TestCase):
         for root in roots[:2]:
             root.mkdir()
         before = self._open()
-        hints = Hints(lambda: None, cast("IReactorFDSet", reactor))
+        hints = Hints(lambda: None, cast("IHintsReactor", reactor))
         hints.watch(frozenset((root, number) for number, root in enumerate(roots[:2])))
         self.assertEqual(self._open(), before + 2)
         roots[0].rmdir()
@@ -794,7 +794,7 @@ class NotificationTests(TestCase):
         """Watching the same folders again takes no further descriptor."""
         root = Path(self.mktemp()).absolute()
         root.mkdir()
-        hints = Hints(lambda: None, cast("IReactorFDSet", reactor))
+        hints = Hints(lambda: None, cast("IHintsReactor", reactor))
         self.addCleanup(hints.close)
         hints.watch(frozenset({(root, 1)}))
         before = self._open()
