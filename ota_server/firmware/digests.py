@@ -21,6 +21,9 @@ _NOT_ITS_FAULT = {
     sqlite3.SQLITE_READONLY,
 }
 
+LOCK_PATIENCE = 5
+"""How long to wait for another process that uses the file, in seconds."""
+
 FORMAT = 1
 """Raised whenever reading an image finds out more, so that everything is read anew."""
 
@@ -86,7 +89,7 @@ class _Connection:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._database = sqlite3.connect(path, timeout=5)
+            self._database = sqlite3.connect(path, timeout=LOCK_PATIENCE)
         except sqlite3.OperationalError as error:
             raise OSError(f"can't open {path}: {error}") from error
 

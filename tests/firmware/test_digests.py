@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.firmware import digests
 from ota_server.firmware.catalog import FileIdentity
 from ota_server.firmware.digests import FORMAT, DigestStore, Finding
 from ota_server.firmware.image import ImageError, ImageFacts
@@ -228,6 +229,18 @@ class DigestStoreTests(SynchronousTestCase):
         self.path.write_bytes(b"garbage" * 1000)
         error = self.assertRaises(OSError, store.save, {_ONE: _FACTS}, ())
         self.assertIn(str(self.path), str(error))
+
+    def test_locked(self) -> None:
+        """A file that another process holds for long is neither read nor begun anew, and what it keeps stays."""
+        self._fill()
+        holder = sqlite3.connect(self.path)
+        self.addCleanup(holder.close)
+        holder.execute("BEGIN EXCLUSIVE")
+        self.patch(digests, "LOCK_PATIENCE", 0)
+        error = self.assertRaises(OSError, DigestStore(self.path).load)
+        self.assertIn("locked", str(error))
+        holder.rollback()
+        self.assertEqual(self._load(), {_ONE: _FACTS})
 
     def test_saved_whole_or_not_at_all(self) -> None:
         """When one finding can't be saved, nothing of that save is kept."""

@@ -142,6 +142,9 @@ class ReportedVersionTests(SynchronousTestCase):
             ("1.2.3-rc.01", "1.2.3-rc.1", None),
             # Pre-releases without a dash, as Python and others spell them.
             ("1.2.3rc1", "1.2.3-rc1", None),
+            ("1.0.dev3", "1.0.0-dev3", None),
+            ("1.2.3.RELEASE", "1.2.3", None),
+            ("1.2.3-DIRTY", "1.2.3", None),
             ("1.2beta", "1.2.0-beta", None),
             ("1.2.3dev", "1.2.3-dev", None),
             # git describe: the tag or later.
