@@ -92,7 +92,7 @@ class Folder:
     def read(self, now: float, monotonic: float, writing: AbstractSet[str] = frozenset()) -> Reading:
         """Read the folder once and return the new catalog, the very same object where nothing has changed.
 
-        `now` is the time of day and `monotonic` a clock that never jumps, both in seconds. `writing` are the paths
+        `now` is the time of day and `monotonic` a clock to measure time with, both in seconds. `writing` are the paths
         of files that are known to be written to: they aren't settled, however long they stand still. Raises OSError
         where the folder can't be listed, InterruptedError where it would have to read a file after `close`.
         """
@@ -121,6 +121,8 @@ class Folder:
             if writing and self._path(key) in writing:
                 last.since = monotonic
                 continue
+            # Twisted's clock is the time of day, which may be set back.
+            last.since = min(last.since, monotonic)
             quiet = now - max(identity.mtime_ns, identity.ctime_ns) / 1e9 >= QUIET_TIME
             if quiet or monotonic - last.since >= SETTLE_TIME:
                 unread[key] = name

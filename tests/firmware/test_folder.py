@@ -86,6 +86,14 @@ class SettlingTests(FolderCase):
                 self.assertIs(reading.catalog, self.folder.catalog)
                 self.assertEqual(reading.notices, ())
 
+    def test_clock_set_back(self) -> None:
+        """Where the clock is set back a file settles all the same, and not only when the old time has come again."""
+        self.put("lamp-1.0.bin")
+        for at in (90_000.0, 10.0, 10.0 + SETTLE_TIME):
+            self.assertEqual(self.offered(), set())
+            self.read(at)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
     def test_old_file(self) -> None:
         """A file that was last changed QUIET_TIME ago is offered at once."""
         path = self.put("lamp-1.0.bin", b"image")
