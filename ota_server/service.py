@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IServiceCollection, MultiService, Service
-from twisted.internet import error
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -31,21 +32,34 @@ class StartError(Exception):
     """The server can't start; its message says why and what to do, on one line."""
 
 
-class ThreadPoolService(Service):
-    """A thread pool that runs while its service does."""
+class ThreadPoolService(MultiService):
+    """A thread pool, and the services that use it: they end before it does."""
 
     def __init__(self, name: str, threads: int) -> None:
+        super().__init__()
         self.pool = ThreadPool(0, threads, name)
 
     def startService(self) -> None:
-        """Start the threads; not before, since a process must not fork with threads."""
-        super().startService()
+        """Start the threads, not before, since a process must not fork with threads; then the services."""
         self.pool.start()
+        super().startService()
 
-    def stopService(self) -> None:
-        """Wait for the threads and end them."""
-        super().stopService()
-        self.pool.stop()
+    def stopService(self) -> Deferred[None]:
+        """End the services, and the threads once nobody uses them."""
+        stopped: Deferred[object] = maybeDeferred(super().stopService)
+        return stopped.addCallback(lambda _: self.pool.stop())
+
+
+def _explain(problem: Exception) -> str:
+    """Say why it can't be listened somewhere, and what to do."""
+    cause = getattr(problem, "socketError", problem)
+    number = getattr(cause, "errno", None)
+    reason = getattr(cause, "strerror", None) or str(cause)
+    if number == errno.EADDRINUSE:
+        return f"{reason}; end the program that does, or choose another --port"
+    if number == errno.EACCES:
+        return f"{reason}; choose a --port from 1024 on, or start as root: twistd --uid USER ota …"
+    return f"{reason}; choose another --port"
 
 
 class DeliveryService(Service):
@@ -72,11 +86,8 @@ class DoorService(StreamServerEndpointService):
         """Start to listen. Raises StartError."""
         try:
             super().privilegedStartService()
-        except error.CannotListenError as problem:
-            reason = getattr(problem.socketError, "strerror", None) or problem.socketError
-            raise StartError(
-                f"can't listen at {self._description}: {reason}; end the program that does, or choose another --port"
-            ) from None
+        except Exception as problem:  # noqa: BLE001 - each kind of endpoint has errors of its own
+            raise StartError(f"can't listen at {self._description}: {_explain(problem)}") from None
         log.info("devices are served at {description}", description=self._description)
 
 
@@ -160,12 +171,8 @@ def make_ota_service(
     site = DeviceSite(DeviceRoot(watcher, deliveries.deliveries, reactor), reactor)
     site.log_decisions = log_decisions
     whole = OtaService(foreground=foreground, make_observer=make_observer)
-    for part in (
-        readers,
-        openers,
-        deliveries,
-        watcher,
-        *(DoorService(text, endpoint, site) for text, endpoint in doors),
-    ):
+    watcher.setServiceParent(readers)
+    deliveries.setServiceParent(openers)
+    for part in (readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
         part.setServiceParent(whole)
     return whole

@@ -61,7 +61,7 @@ class Options(usage.Options):
     opt_p = opt_port
 
     def opt_listen(self, value: str) -> None:
-        """Mean the same as --port."""
+        """Serve devices at this port or endpoint, too: another name of --port."""
         self.opt_port(value)
 
     def opt_h(self) -> None:
@@ -96,7 +96,12 @@ class Options(usage.Options):
         user = self.parent.get("uid") if self.parent is not None else None
         if user is not None:
             # twistd takes up this user later, who then has to write there.
-            os.chown(self["state"], user, -1)
+            try:
+                os.chown(self["state"], user, -1)
+            except OSError as problem:
+                raise usage.UsageError(
+                    f"{self['state']} can't be given to user {user}: {problem.strerror}"
+                ) from problem
         certificate = self._certificate()
         self["doors"] = [_door(value, certificate) for value in self["port"] or [DEFAULT_PORT]]
         if certificate is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
@@ -146,17 +151,22 @@ def _explain(problem: Exception) -> str:
 
 
 def _folder(text: str) -> Path:
+    if not text:
+        raise usage.UsageError("--dir: name a folder")
     folder = Path(text).expanduser().absolute()
     try:
         next(iter(folder.iterdir()), None)
     except OSError as problem:
-        raise usage.UsageError(
-            f"--dir {text}: {problem.strerror}; make the folder (mkdir -p {text}), or name another"
-        ) from problem
+        hint = f"make the folder (mkdir -p {text}), or name another"
+        if not isinstance(problem, FileNotFoundError):
+            hint = "name a folder that this user can read"
+        raise usage.UsageError(f"--dir {text}: {problem.strerror}; {hint}") from problem
     return folder
 
 
 def _state_folder(text: str | None, folder: Path) -> Path:
+    if text == "":
+        raise usage.UsageError("--state: name a folder")
     state = Path(text).expanduser().absolute() if text is not None else folder / ".ota"
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)

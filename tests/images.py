@@ -105,8 +105,24 @@ def esp8266_image(size: int = 4096, seed: int = 0, flash_mode: str = "dio") -> b
     Both parts are esptool's; the core's own tool puts them together as it is done here.
     """
     boot = _esp8266_part([(".text", 0x4010F000, _noise(256, 1))], flash_mode)
-    sketch = _esp8266_part([(".text", 0x40100000, _noise(size // 4 * 4, seed + 2))], flash_mode)
-    return boot.ljust(4096, b"\xaa") + sketch
+    # The core leaves room for two words at the beginning.
+    code = bytes(8) + _noise(size // 4 * 4 - 8, seed + 2)
+    sketch = _esp8266_part([(".text", 0x40100000, code)], flash_mode)
+    return add_arduino_crc(boot.ljust(4096, b"\xaa") + sketch)
+
+
+def add_arduino_crc(image: bytes) -> bytes:
+    """Put the two words into an ESP8266 image that the Arduino core's boot loader goes by: length and CRC, at 0x1010.
+
+    The CRC is CRC-32/MPEG-2, computed bit by bit as its definition has it, with the two words as zeros.
+    """
+    blank = image[:0x1010] + bytes(8) + image[0x1018:]
+    crc = 0xFFFFFFFF
+    for byte in blank:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
+    return image[:0x1010] + struct.pack("<II", len(image), crc) + image[0x1018:]
 
 
 def _esp8266_part(sections: list[tuple[str, int, bytes]], flash_mode: str) -> bytes:

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.trial.unittest import TestCase
 
 from ota_server.firmware.watch import FolderWatcher
-from ota_server.service import OtaService, make_ota_service
+from ota_server.service import OtaService, ThreadPoolService, make_ota_service
 
 LONG_AGO = 1_700_000_000
 """A time of modification, in seconds since 1970, for files that should look old."""
@@ -47,8 +47,10 @@ class ServedFolder:
         self.service.startService()
         self._test.addCleanup(self.service.stopService)
         for part in self.service:
-            if isinstance(part, FolderWatcher):
-                await part.when_ready()
+            if isinstance(part, ThreadPoolService):
+                for inner in part:
+                    if isinstance(inner, FolderWatcher):
+                        await inner.when_ready()
         door = next(part for part in self.service if isinstance(part, StreamServerEndpointService))
         waiting: Any = door._waitingForPort
         port: int = (await waiting).getHost().port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -170,6 +171,18 @@ class TwistdTests(SynchronousTestCase):
             printed = self.end(process)
             self.assertLess(time.monotonic() - asked, 10)
         self.assertEqual((process.returncode, printed), (-signal.SIGTERM, ""))
+
+    def test_terminate_during_a_reading(self) -> None:
+        """SIGTERM while the folder is read ends the process at once, whenever in the reading it comes."""
+        for number in range(5_000):
+            (self.folder / f"p{number}-1.0.bin").write_bytes(b"\0%d" % number)
+        for delay in (0.0, 0.1, 0.2, 0.4):
+            process = self.start("--log", "warn")
+            # The port is open before the folder is read.
+            until(lambda: self.ask("/-/healthy"))
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(delay)
+            self.assertEqual((self.end(process), process.returncode), ("", -signal.SIGTERM), delay)
 
     def test_daemon(self) -> None:
         """Without --nodaemon it goes into the background, writes its log and pid file, and removes the latter."""

@@ -86,6 +86,12 @@ class OptionsTests(SynchronousTestCase):
         message = str(self.assertRaises(usage.UsageError, Options().parseOptions, ["--dir", str(file)]))
         self.assertIn("Not a directory", message)
 
+    def test_empty_names(self) -> None:
+        """An empty name of a folder, as an unset variable of the shell makes it, is not the current folder."""
+        self.assertIn("--state: name a folder", self.refusal("--state", ""))
+        message = str(self.assertRaises(usage.UsageError, Options().parseOptions, ["--dir", ""]))
+        self.assertEqual(message, "--dir: name a folder")
+
     def test_state_folder_is_made(self) -> None:
         """The state folder is made when it isn't there, for the owner alone."""
         state = self.folder.parent / "kept" / "here"
@@ -153,17 +159,10 @@ class ServiceTests(SynchronousTestCase):
         return [type(part).__name__ for part in makeService(options)]
 
     def test_parts(self) -> None:
-        """The parts are two thread pools, deliveries, the watcher of the folder, and a door for each port."""
+        """The parts are two thread pools with what uses them, and a door for each port."""
         self.assertEqual(
             self.make("--port", "8001", "--port", "8002"),
-            [
-                "ThreadPoolService",
-                "ThreadPoolService",
-                "DeliveryService",
-                "FolderWatcher",
-                "DoorService",
-                "DoorService",
-            ],
+            ["ThreadPoolService", "ThreadPoolService", "DoorService", "DoorService"],
         )
 
     def test_nothing_listens_yet(self) -> None:

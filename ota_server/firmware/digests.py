@@ -24,7 +24,7 @@ _NOT_ITS_FAULT = {
 LOCK_PATIENCE = 5
 """How long to wait for another process that uses the file, in seconds."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever reading an image finds out more, so that everything is read anew."""
 
 Finding = ImageFacts | ImageError

@@ -31,8 +31,9 @@ SMALL = 1 << 16
 MANY = 1000
 """With so many new files at once the garbage collector is left out while they become images."""
 
-QUIET_TIME = 2.0
-"""A file that was last changed this long before it is first seen, in seconds, counts as settled at once."""
+QUIET_TIME = 10.0
+"""A file that was last changed this long before it is first seen, in seconds, counts as settled at once. The clock
+that set its time may be that of another machine, and a little behind."""
 
 
 @attrs.frozen
@@ -94,7 +95,7 @@ class Folder:
 
         `now` is the time of day and `monotonic` a clock to measure time with, both in seconds. `writing` are the paths
         of files that are known to be written to: they aren't settled, however long they stand still. Raises OSError
-        where the folder can't be listed, InterruptedError where it would have to read a file after `close`.
+        where the folder can't be listed, InterruptedError after `close`.
         """
         if self._findings is None:
             with _no_collection(True):
@@ -168,6 +169,8 @@ class Folder:
                 continue
             with entries:
                 for entry in entries:
+                    if self._closing.is_set():
+                        raise InterruptedError("reading was called off")
                     if entry.name.startswith("."):
                         continue
                     try:
@@ -224,7 +227,7 @@ class Folder:
         if self._closing.is_set():
             raise InterruptedError("reading was called off")
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
                 try:
                     finding: Finding = read_image(file, self._goes_on)
                 except ImageError as error:
@@ -250,7 +253,7 @@ class Folder:
             notices.add(Notice(_place(*key), f"is not offered: {finding}"))
         else:
             seen.image = Image(key[0], self._path(key), key[1], name, seen.identity, finding)
-        return finding is not None
+        return finding is not None or seen.identity in self._unreadable
 
     def _publish(self) -> None:
         """Make a new catalog if any image came or went."""
@@ -293,6 +296,11 @@ def _no_collection(wanted: bool) -> Iterator[None]:
 
 def _place(channel: str, file: str) -> str:
     return file if channel == STABLE else f"{channel}/{file}"
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """Open a file for `open`, or by itself; what was put in its place and is no file (a pipe) is not waited for."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def identify(descriptor: int) -> FileIdentity:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -22,6 +23,8 @@ CHUNK = 1 << 18
 
 _APP_DESCRIPTOR = (0xABCD5432).to_bytes(4, "little")
 _ARDUINO_APP_OFFSET = 4096
+_ARDUINO_CRC_OFFSET = _ARDUINO_APP_OFFSET + 16
+_MIRRORED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _CHECKSUM_SEED = 0xEF
 _MAX_SEGMENTS = 16
 
@@ -177,9 +180,10 @@ def _find_layout(file: BinaryIO, size: int) -> _Layout:
         file.seek(_ARDUINO_APP_OFFSET)
         if file.read(1) != bytes([MAGIC]):
             raise ImageError(f"it holds a boot loader, and no sketch behind it at byte {_ARDUINO_APP_OFFSET}")
-        # The boot loader's checksum is checked, but not the application's: elf2bin.py writes its length and
-        # CRC words into the first segment after the checksum was made, and eboot goes by the CRC.
+        # The sketch's checksum is not looked at: elf2bin.py writes length and CRC into its first segment after
+        # the checksum was made, and eboot goes by the CRC.
         _, end = _walk(file, size, _ARDUINO_APP_OFFSET, 8)
+        _check_arduino_crc(file, size)
     return _Layout(segments, end, chip="esp8266", flash_modes=(0, 1, 2, 3))
 
 
@@ -207,6 +211,32 @@ def _walk(file: BinaryIO, size: int, start: int, header: int) -> tuple[tuple[tup
     if end > size:
         raise ImageError(f"it ends at byte {size}, before its checksum at {end - 1}")
     return tuple(segments), end
+
+
+def _check_arduino_crc(file: BinaryIO, size: int) -> None:
+    """Compare the CRC that the Arduino core puts into an ESP8266 sketch with its bytes. Raises ImageError.
+
+    Length and CRC stand as two words at 0x1010, and count as zeros in the CRC (elf2bin.py). Cores before 2.6 left
+    them zero.
+    """
+    file.seek(_ARDUINO_CRC_OFFSET)
+    length, crc = (int.from_bytes(file.read(4), "little") for _ in range(2))
+    if not length and not crc:
+        return
+    if not _ARDUINO_CRC_OFFSET + 8 <= length <= size:
+        raise ImageError(f"it has {size} bytes, and says at byte {_ARDUINO_CRC_OFFSET} that it has {length}")
+    file.seek(0)
+    left, value = length, 0
+    while left and (chunk := file.read(min(left, CHUNK))):
+        if left == length:
+            # The first chunk holds the two words.
+            chunk = chunk[:_ARDUINO_CRC_OFFSET] + bytes(8) + chunk[_ARDUINO_CRC_OFFSET + 8 :]
+        left -= len(chunk)
+        value = zlib.crc32(chunk.translate(_MIRRORED_BITS), value)
+    # eboot's is CRC-32/MPEG-2: that of zlib with the bits of bytes and result mirrored, and without its last step.
+    mirrored = (value ^ 0xFFFFFFFF).to_bytes(4, "little").translate(_MIRRORED_BITS)
+    if int.from_bytes(mirrored, "big") != crc:
+        raise ImageError(f"its bytes don't have the CRC that stands at byte {_ARDUINO_CRC_OFFSET + 4}")
 
 
 def _check_checksum(file: BinaryIO, layout: _Layout) -> None:

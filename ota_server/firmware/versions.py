@@ -81,7 +81,6 @@ _PRERELEASE = re.compile(
 _HOMIE = re.compile(r"[^=]*=[^=@]*(?:=(?P<plain>[^=]+)=[^=]*|@(?P<arrow>[^>]+?)->.*)", re.ASCII)
 
 
-@lru_cache(maxsize=4096)
 def read_reported_version(text: str) -> ReportedVersion:
     """Read what a device reports of its version, as leniently as is safe.
 
@@ -92,12 +91,19 @@ def read_reported_version(text: str) -> ReportedVersion:
     text = text.strip()
     if len(text) > MAX_REPORTED_LENGTH:
         raise VersionError(f"a version of {len(text)} characters is too long")
+    return _read_reported_version(text)
+
+
+@lru_cache(maxsize=4096)
+def _read_reported_version(text: str) -> ReportedVersion:
     homie = _HOMIE.fullmatch(text)
     found = _REPORTED.match((homie["plain"] or homie["arrow"]) if homie else text)
     if found is None:
         raise VersionError("no version number at its start")
     if re.match(r"\.(?![A-Za-z])", found["rest"]):
         raise VersionError("a number is missing behind a dot")
+    if "." not in found["numbers"] and re.match(r"[0-9A-Za-z]", found["rest"]):
+        raise VersionError("a number with letters behind it may be the hash of a commit")
     major, minor, patch = ([int(number) for number in found["numbers"].split(".")] + [0, 0])[:3]
     prerelease = None
     rest = found["rest"].removeprefix(".")  # of forms like 1.0.dev3

@@ -245,15 +245,19 @@ class Hints:
             self._drop(gone)
         come = folders - self._notifiers.keys()
         for folder in come:
+            notifier = None
             try:
                 # Each has a notifier of its own, since Twisted's ends when one of its folders is removed.
-                notifier = self._notifiers[folder] = inotify.INotify(self._reactor)
+                notifier = inotify.INotify(self._reactor)
                 notifier.startReading()
                 notifier.watch(FilePath(str(folder[0])), _HINT_MASK, callbacks=[partial(self._notified, folder)])
             except (OSError, inotify.INotifyError):
                 # The system's limit of watches is reached, or the folder has gone: the timer still reads.
+                if notifier is not None:
+                    notifier.loseConnection()
                 self._reliable = False
                 return False
+            self._notifiers[folder] = notifier
         if come:
             # Something may have come in after the folder was listed and before it was watched.
             self._hint()

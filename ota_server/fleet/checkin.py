@@ -69,9 +69,10 @@ DIALECTS = (
     Dialect.with_prefix("esp8266", b"X-Esp8266-", "esp8266"),
     # Nothing tells an ESP32 from an ESP32-S3 or -C3 here.
     Dialect.with_prefix("esp32", b"X-Esp32-", None),
-    Dialect.with_prefix("pico", b"X-Pico-", "rp2040"),
+    # Nor does anything tell an RP2040 from an RP2350 here.
+    Dialect.with_prefix("pico", b"X-Pico-", None),
     # The first releases of arduino-pico lost the name between the dashes.
-    Dialect.with_prefix("pico-early", b"X--", "rp2040"),
+    Dialect.with_prefix("pico-early", b"X--", None),
 )
 
 

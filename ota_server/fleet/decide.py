@@ -107,15 +107,15 @@ def decide(check_in: CheckIn, catalog: Catalog) -> Decision:
     return decision
 
 
+_FAMILIES = {"esp8266": "esp8266", "esp32": "esp32", "pico": "rp2", "pico-early": "rp2"}
+"""How the names of the chips begin that speak a dialect."""
+
+
 def _is_for_another_chip(check_in: CheckIn, image: Image) -> bool:
     """Say whether an image names a chip that the device surely isn't; one that says nothing of its chip passes."""
-    chip = image.facts.chip
-    if chip is None or check_in.dialect is None:
+    if check_in.dialect is None or image.facts.chip is None:
         return False
-    if check_in.chip is not None:
-        return chip != check_in.chip
-    # The dialect of the ESP32 family doesn't tell which of its chips speaks.
-    return not chip.startswith("esp32")
+    return not image.facts.chip.startswith(_FAMILIES[check_in.dialect])
 
 
 def _find_running(check_in: CheckIn, catalog: Catalog) -> tuple[Image, ...]:

@@ -144,6 +144,9 @@ class DeviceChannel(HTTPChannel):
             transport = transport.transport
         if sys.platform == "linux" and ITCPTransport.providedBy(transport):
             handle: socket.socket = transport.getHandle()  # type: ignore[attr-defined]
+            if handle.family not in (socket.AF_INET, socket.AF_INET6):
+                # Twisted's transports of UNIX sockets pass for TCP's.
+                return written, 0
             info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
             if len(info) == _BYTES_ACKED.size:
                 return written, _BYTES_ACKED.unpack(info)[0]

@@ -21,7 +21,7 @@ from twisted.web.static import NoRangeStaticProducer
 from zope.interface import implementer
 
 from ota_server.firmware.catalog import Image
-from ota_server.firmware.folder import identify
+from ota_server.firmware.folder import identify, open_without_waiting
 from ota_server.web.continuation import Continuations
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ImageChangedError(Exception):
 def open_image(image: Image) -> int:
     """Open the file of an image and return its descriptor. Blocks. Raises ImageChangedError if it isn't as it was."""
     try:
-        descriptor = os.open(image.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_without_waiting(image.path, os.O_RDONLY)
     except OSError as error:
         raise ImageChangedError(f"{image.path} can't be opened: {error.strerror}") from error
     try:
@@ -249,7 +249,7 @@ class Deliveries:
 
         opening = deferToThreadPool(self._reactor, self._pool, open_image, image)
         opening.addCallbacks(opened, failed)
-        opening.addErrback(lambda failure: None if lost else request.processingFailed(failure))
+        opening.addErrback(lambda failure: lost or request.processingFailed(failure)).addErrback(lambda _: None)
 
     def _keep(self, image: Image, descriptor: int) -> OpenImage:
         """Share a file that was just opened; where another request was quicker, share that one's."""

@@ -74,12 +74,17 @@ def _disposition(file_name: str, room: int) -> bytes:
 
 
 def send_image(
-    request: DeviceRequest, deliveries: Deliveries, image: Image, extra: bytes, refused: Callable[[], None]
+    request: DeviceRequest,
+    deliveries: Deliveries,
+    image: Image,
+    extra: bytes,
+    unmodified: bytes,
+    refused: Callable[[], None],
 ) -> None:
     """Answer with an image: all of it, a part, or that the client has it already, as its request's fields ask.
 
-    `extra` are further fields in wire form. `refused` is called, with nothing written, where the image can't
-    be sent because its file changes.
+    `extra` are further fields in wire form, `unmodified` those of a 304. `refused` is called, with nothing written,
+    where the image can't be sent because its file changes.
     """
     range_header = _first(request, b"Range")
     if range_header == b"bytes=0-" and not request.requestHeaders.hasHeader(b"User-Agent"):
@@ -107,7 +112,7 @@ def send_image(
     code, start, length = http.OK, 0, image.size
     match outcome:
         case NotModified():
-            request.respond(http.NOT_MODIFIED, b"ETag: %s\r\n%s" % (entity_tag(image), extra))
+            request.respond(http.NOT_MODIFIED, b"ETag: %s\r\n%s" % (entity_tag(image), unmodified))
             return
         case Unsatisfiable():
             _answer_unsatisfiable(request, image.size, extra)
@@ -178,6 +183,7 @@ class FirmwareResource(Resource):
                     self._deliveries,
                     decision.image,
                     _FOR_ONE + extra,
+                    _FOR_ONE + reason_field("up-to-date"),
                     lambda: request.respond(http.NOT_MODIFIED, reason_field("image-changed")),
                 )
             case Announce():
@@ -221,6 +227,7 @@ class ImageResource(Resource):
             request,
             self._deliveries,
             self._image,
+            _REVALIDATE,
             _REVALIDATE,
             lambda: request.respond(http.SERVICE_UNAVAILABLE, b"Retry-After: 2\r\n", b"the file is being changed\n"),
         )

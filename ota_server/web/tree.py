@@ -167,7 +167,7 @@ class WaitingResource(Resource):
 
         waiting = self._shelf.when_ready().addTimeout(PATIENCE, self._reactor)
         waiting.addCallbacks(lambda _: request.process(), too_late)
-        waiting.addErrback(lambda failure: None if lost else request.processingFailed(failure))
+        waiting.addErrback(lambda failure: lost or request.processingFailed(failure)).addErrback(lambda _: None)
         return NOT_DONE_YET
 
 

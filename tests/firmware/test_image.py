@@ -182,18 +182,31 @@ class Esp8266Tests(SynchronousTestCase):
         self.assertEqual((facts.size, facts.md5), (len(signed), _md5(signed)))
         self.assertEqual(facts.sketch_hashes, _read(data).sketch_hashes)
 
-    def test_length_and_crc_words(self) -> None:
-        """The length and the CRC that the core's own tool puts behind the app's header don't make it a damaged one."""
+    def with_words(self, length: int, crc: int) -> bytes:
+        """Return an image with other words behind its sketch's header."""
         data = esp8266_image()
-        data = data[:0x1010] + struct.pack("<II", len(data), 0x12345678) + data[0x1018:]
-        self.assertIn(_md5(data), _read(data).sketch_hashes)
+        return data[:0x1010] + struct.pack("<II", length, crc) + data[0x1018:]
+
+    def test_length_and_crc_words(self) -> None:
+        """Where the core's own tool has put length and CRC they must be right; older cores left them zero."""
+        data = esp8266_image()
+        length, crc = struct.unpack("<II", data[0x1010:0x1018])
+        self.assertEqual(length, len(data))
+        self.assertEqual(_read(self.with_words(0, 0)).chip, "esp8266")
+        for wrong in ((length, crc ^ 1), (length, 0), (length - 16, crc), (length + 1, crc), (16, crc), (0, crc)):
+            self.assertRaises(ImageError, _read, self.with_words(*wrong))
+
+    def test_sketch_of_zeros(self) -> None:
+        """A file of the right length whose end has not arrived yet, as some copy, is refused."""
+        data = esp8266_image()
+        for end in range(_APP_OFFSET + 24, len(data) - 1, 100):
+            self.assertRaises(ImageError, _read, data[:end].ljust(len(data), b"\0"))
 
     def test_without_boot_loader(self) -> None:
         """An image without the boot loader, as other SDKs make them, is read."""
-        data = esp8266_image(8192)[_APP_OFFSET:]
-        facts = _read(data)
-        self.assertEqual((facts.size, facts.chip), (len(data), "esp8266"))
-        self.assertIn(_md5(data), facts.sketch_hashes)
+        data = self.with_words(0, 0)[_APP_OFFSET:]
+        facts = _read(data.ljust(5000, b"\xff"))
+        self.assertEqual((facts.size, facts.chip), (5000, "esp8266"))
 
     def test_cut_in_sketch(self) -> None:
         """An image cut anywhere in the sketch is refused."""
@@ -239,8 +252,8 @@ class Esp8266Tests(SynchronousTestCase):
             self.assertEqual(bool(good & set(facts.sketch_hashes)), offset == 2, f"byte {offset}")
 
     def test_flip_in_boot_loader_is_refused(self) -> None:
-        """A byte flipped in the boot loader's segment is refused by its checksum."""
-        error = self.assertRaises(ImageError, _read, _flip(esp8266_image(), 100))
+        """A byte flipped in the boot loader's segment is refused by its checksum, also where there is no CRC."""
+        error = self.assertRaises(ImageError, _read, _flip(self.with_words(0, 0), 100))
         self.assertIn("checksum", str(error))
 
 

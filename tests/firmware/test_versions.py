@@ -145,6 +145,8 @@ class ReportedVersionTests(SynchronousTestCase):
             ("1.0.dev3", "1.0.0-dev3", None),
             ("1.2.3.RELEASE", "1.2.3", None),
             ("1.2.3-DIRTY", "1.2.3", None),
+            ("1.2.3.dev4", "1.2.3-dev4", None),
+            ("1.2.3.rc1", "1.2.3-rc1", None),
             ("1.2beta", "1.2.0-beta", None),
             ("1.2.3dev", "1.2.3-dev", None),
             # git describe: the tag or later.

@@ -104,14 +104,14 @@ class DialectTests(SynchronousTestCase):
     def test_pico(self) -> None:
         """The request of arduino-pico's HTTPUpdate is read."""
         self.assertEqual(
-            _check_in(_PICO), CheckIn("stable", "lamp", "pico", "rp2040", "28:CD:C1:00:11:22", "1.0", Mode.SKETCH)
+            _check_in(_PICO), CheckIn("stable", "lamp", "pico", None, "28:CD:C1:00:11:22", "1.0", Mode.SKETCH)
         )
 
     def test_early_pico(self) -> None:
         """The mangled headers of arduino-pico's first releases are read as the later ones."""
         self.assertEqual(
             _check_in(_PICO_EARLY),
-            CheckIn("stable", "lamp", "pico-early", "rp2040", "28:CD:C1:00:11:22", "1.0", Mode.SKETCH),
+            CheckIn("stable", "lamp", "pico-early", None, "28:CD:C1:00:11:22", "1.0", Mode.SKETCH),
         )
 
     def test_no_dialect(self) -> None:
@@ -131,8 +131,8 @@ class DialectTests(SynchronousTestCase):
         for prefix, name, chip in (
             ("x-ESP8266-", "esp8266", "esp8266"),
             ("x-ESP32-", "esp32", None),
-            ("x-Pico-", "pico", "rp2040"),
-            ("x--", "pico-early", "rp2040"),
+            ("x-Pico-", "pico", None),
+            ("x--", "pico-early", None),
         ):
             with self.subTest(prefix):
                 expected = CheckIn("stable", "lamp", name, chip)
