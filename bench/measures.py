@@ -66,7 +66,8 @@ def prepare(plan: Plan, names: set[str]) -> None:
             for index in range(count):
                 project, version = _name(index)
                 _write(folder, f"{project}-{version}.bin", os.urandom(15))
-    time.sleep(3.5)
+    # Files of the last few seconds might still be on their way, and a server may hold them back.
+    time.sleep(11)
 
 
 def _write(folder: Path, name: str, content: bytes) -> None:

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPResponse
@@ -112,6 +113,21 @@ class TwistdTests(SynchronousTestCase):
         self.assertEqual(hashlib.sha256(body).digest(), hashlib.sha256(image).digest())
         self.assertEqual(response.headers["x-MD5"], hashlib.md5(image).hexdigest())
         self.assertEqual(self.answer("/firmware", 304, x_ESP8266_version="1.2.3").headers["Content-Length"], "0")
+
+    def test_unix_socket(self) -> None:
+        """An image is served at a UNIX socket as well."""
+        image = bytes(200_000)
+        (self.folder / "firmware-1.0.0.bin").write_bytes(image)
+        with tempfile.TemporaryDirectory() as folder:
+            address = f"{folder}/ota"
+            process = self.start("--port", f"unix:{address}", "--log", "info")
+            self.answer("/-/ready", 200)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(address)
+                client.sendall(b"GET /firmware HTTP/1.0\r\n\r\n")
+                with client.makefile("rb") as answer:
+                    self.assertEqual(answer.read().partition(b"\r\n\r\n")[2], image)
+            self.assertNotIn("Traceback", self.end(process))
 
     def test_follow_the_folder(self) -> None:
         """Replacing, renaming and removing files shows in the answers."""
@@ -236,6 +252,8 @@ class TwistdTests(SynchronousTestCase):
         self.assertIn("no log level", self.refused("--log", "loud"))
         self.assertIn("--cert", self.refused("--cert", "/nowhere.pem", "--port", "0"))
         self.assertIn("--port nonsense", self.refused("--port", "nonsense"))
+        self.assertIn("can't listen at tcp:99999", self.refused("--port", "tcp:99999"))
+        self.assertIn("No such file or directory", self.refused("--port", "unix:/nowhere/at/all"))
 
     def test_help(self) -> None:
         """--help and -h print the options."""

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -107,6 +108,11 @@ class FolderWatcher(Service):
         """Read the folder for the first time, and from then on."""
         super().startService()
         self._started = self._reactor.seconds()
+        if self._hints is not None:
+            # Before it is listed, so that nothing comes in between.
+            with suppress(OSError):
+                root = self._folder.root
+                self._hints.watch(frozenset({(root, os.stat(root).st_ino)}))
         self._read()
 
     def stopService(self) -> Deferred[None] | None:
@@ -168,7 +174,10 @@ class FolderWatcher(Service):
         for notice in reading.notices:
             self.log.error("{file!a} {reason}", file=notice.file, reason=notice.reason)
         if self._hints is not None:
-            self._reliable = self._hints.watch(reading.folders) and not reading.linked
+            reliable, come = self._hints.watch(reading.folders)
+            self._reliable = reliable and not reading.linked
+            # Something may have come into a new channel after it was listed and before it was watched.
+            self._changed |= come
         first = self.catalog is None
         if first and reading.unsettled and self._reactor.seconds() - self._started < MAX_FIRST_WAIT:
             return True
@@ -236,10 +245,10 @@ class Hints:
         self._reliable = False
         self._written: dict[str, float] = {}
 
-    def watch(self, folders: frozenset[tuple[Path, int]]) -> bool:
+    def watch(self, folders: frozenset[tuple[Path, int]]) -> tuple[bool, bool]:
         """Watch these folders, given with their inode numbers, and no others; do nothing where that can't be.
 
-        Says whether every change in them will be reported.
+        Says whether every change in them will be reported, and whether any of them is watched only from now on.
         """
         for gone in self._notifiers.keys() - folders:
             self._drop(gone)
@@ -256,13 +265,11 @@ class Hints:
                 if notifier is not None:
                     notifier.loseConnection()
                 self._reliable = False
-                return False
+                return False, False
             self._notifiers[folder] = notifier
         if come:
-            # Something may have come in after the folder was listed and before it was watched.
-            self._hint()
             self._reliable = all(is_reliable(path) for path, _ in folders)
-        return self._reliable
+        return self._reliable, bool(come)
 
     def _notified(self, folder: tuple[Path, int], ignored: object, path: FilePath[bytes], mask: int) -> None:
         if mask & inotify.IN_MODIFY:

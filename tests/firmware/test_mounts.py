@@ -53,8 +53,8 @@ class ReliableIntervalTests(WatcherCase):
             def writing(self, now: float) -> frozenset[str]:
                 return frozenset()
 
-            def watch(self, folders: object) -> bool:
-                return True
+            def watch(self, folders: object) -> tuple[bool, bool]:
+                return True, False
 
             def close(self) -> None:
                 pass

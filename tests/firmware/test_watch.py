@@ -761,15 +761,22 @@ class NotificationTests(TestCase):
         self.assertEqual(notified.pending, [])
 
     def test_new_folder(self) -> None:
-        """A folder that is newly watched is a hint by itself, since files may have come in since it was listed."""
+        """It is told when a folder is newly watched, since files may have come in since it was listed."""
         root = Path(self.mktemp()).absolute()
         root.mkdir()
-        hinted: list[None] = []
-        hints = Hints(lambda: hinted.append(None), cast("IHintsReactor", reactor))
+        hints = Hints(lambda: None, cast("IHintsReactor", reactor))
+        self.addCleanup(hints.close)
+        come = [hints.watch(frozenset({(root, 1)}))[1] for _ in range(3)]
+        self.assertEqual(come, [True, False, False])
+
+    def test_folder_that_cannot_be_watched(self) -> None:
+        """Where a folder can't be watched nothing is relied on, each time, and no descriptor is kept."""
+        before = self._open()
+        hints = Hints(lambda: None, cast("IHintsReactor", reactor))
         self.addCleanup(hints.close)
         for _ in range(3):
-            hints.watch(frozenset({(root, 1)}))
-            self.assertEqual(len(hinted), 1)
+            self.assertEqual(hints.watch(frozenset({(Path("/nowhere"), 1)})), (False, False))
+        self.assertLessEqual(self._open(), before)
 
     def _open(self) -> int:
         return len(os.listdir("/proc/self/fd"))
