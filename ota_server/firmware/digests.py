@@ -57,7 +57,9 @@ class DigestStore:
     def _load(self, path: Path) -> dict[FileIdentity, Finding]:
         with _Connection(path) as database:
             if database.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+                # An empty table needs not be safe on disk; beside many new files that may take seconds.
                 database.executescript(
+                    "PRAGMA synchronous = OFF;"
                     "DROP TABLE IF EXISTS digests;"
                     "CREATE TABLE digests (inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
                     " finding TEXT NOT NULL, PRIMARY KEY (inode, size, mtime_ns, ctime_ns)) WITHOUT ROWID;"
