@@ -27,9 +27,9 @@ from ota_server.web.continuation import Continuations
 if TYPE_CHECKING:
     from ota_server.web.site import DeviceRequest
 
-CHUNK = 68 * 1024
-"""How much is read and written at a time, in bytes: just over what Twisted's transports call a full buffer (64 KiB),
-so that one piece of each download waits in memory and not two."""
+CHUNK = 128 * 1024
+"""How much is read and written at a time, in bytes: what Twisted's TCP transports hand to the kernel in one call, and
+more than they call a full buffer, so that one piece of each download waits in memory and not two."""
 
 LINGER = 10.0
 """How long the file of an image stays open after its last use, in seconds: a fleet comes for the same image again
@@ -72,10 +72,13 @@ class OpenImage:
 
         Its name may have gone meanwhile (a newer file was moved over it): the bytes of an open file stay.
         """
-        now = identify(self.descriptor)
-        then = self.image.identity
-        # Removing the last name changes the status, too, and nothing else can any more.
-        return now[:3] == then[:3] and (now.ctime_ns == then.ctime_ns or not os.fstat(self.descriptor).st_nlink)
+        now, then = os.fstat(self.descriptor), self.image.identity
+        return (
+            now.st_size == then.size
+            and now.st_mtime_ns == then.mtime_ns
+            # Removing the last name changes the status, too, and nothing else can any more.
+            and (now.st_ctime_ns == then.ctime_ns or not now.st_nlink)
+        )
 
 
 class ImageReader:
