@@ -23,6 +23,13 @@ def broken_links() -> Iterator[str]:
                 yield f"{page.name} links to {target}, which is not there"
 
 
+def unfinished() -> Iterator[str]:
+    """Find places that were to be filled in."""
+    for page in PAGES:
+        if re.search(r"(?m)^(TABLE|TODO|TBD|FIXME)\b", page.read_text()):
+            yield f"{page.name} has a place that was to be filled in"
+
+
 def reasons() -> Iterator[str]:
     """Compare the table of reasons in docs/http.md with those that decisions have."""
     rows = re.findall(r"(?m)^\| `([a-z-]+)` \| [0-9]{3} \| ([^|]+) \|$", (ROOT / "docs" / "http.md").read_text())
@@ -57,7 +64,7 @@ def dependencies() -> Iterator[str]:
 
 def main() -> None:
     """Print what is wrong, and end with status 1 if anything is."""
-    wrong = [*broken_links(), *reasons(), *options(), *dependencies()]
+    wrong = [*broken_links(), *unfinished(), *reasons(), *options(), *dependencies()]
     sys.stdout.writelines(f"{line}\n" for line in wrong)
     sys.exit(bool(wrong))
 
