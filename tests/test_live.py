@@ -208,6 +208,12 @@ class TwistdTests(SynchronousTestCase):
         starter = self.start("--log", "info", runner=("--pidfile", str(pid_file), "--logfile", str(log_file)))
         self.assertEqual((starter.wait(PATIENCE), starter.communicate()[0]), (0, ""))
         pid = int(pid_file.read_text())
+
+        def end() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+        self.addCleanup(end)
         self.answer("/firmware", 200, x_ESP32_version="0.9")
         os.kill(pid, signal.SIGTERM)
         until(lambda: None if pid_file.exists() else True)
