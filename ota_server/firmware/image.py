@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import attrs
@@ -103,19 +103,13 @@ def read_image(file: BinaryIO, keep_going: Callable[[], bool] = lambda: True) ->
     image_hash = hashlib.sha256()
     sketch = [_SketchMd5(layout.sketch_end, mode) for mode in layout.flash_modes]
     file.seek(0)
-    offset = 0
-    while chunk := file.read(CHUNK):
-        if not keep_going():
-            raise InterruptedError("reading was called off")
+    for offset, chunk in _read_chunks(file, 0, size, keep_going):
         md5.update(chunk)
         sha256.update(chunk)
         for one in sketch:
             one.update(chunk)
         if offset < layout.end:
             image_hash.update(chunk[: layout.end - offset])
-        offset += len(chunk)
-    if offset != size:
-        raise ImageError(f"the file changed while it was read: {size} bytes at first, then {offset}")
     hashes = [one.hexdigest() for one in sketch]
     if layout.hash_appended:
         file.seek(layout.end)
@@ -132,16 +126,21 @@ def read_image(file: BinaryIO, keep_going: Callable[[], bool] = lambda: True) ->
 def _read_opaque(file: BinaryIO, first: bytes, size: int, keep_going: Callable[[], bool]) -> ImageFacts:
     """Hash a file of a form that is not known here, whose first byte was read already."""
     md5, sha256 = hashlib.md5(first, usedforsecurity=False), hashlib.sha256(first)
-    length = 1
+    for _, chunk in _read_chunks(file, len(first), size, keep_going):
+        md5.update(chunk)
+        sha256.update(chunk)
+    return ImageFacts(size, md5.hexdigest(), sha256.hexdigest())
+
+
+def _read_chunks(file: BinaryIO, offset: int, size: int, keep_going: Callable[[], bool]) -> Iterator[tuple[int, bytes]]:
+    """Read a file of `size` bytes from where it stands, `offset`, to its end; yield each piece with its offset."""
     while chunk := file.read(CHUNK):
         if not keep_going():
             raise InterruptedError("reading was called off")
-        md5.update(chunk)
-        sha256.update(chunk)
-        length += len(chunk)
-    if length != size:
-        raise ImageError(f"the file changed while it was read: {size} bytes at first, then {length}")
-    return ImageFacts(size, md5.hexdigest(), sha256.hexdigest())
+        yield offset, chunk
+        offset += len(chunk)
+    if offset != size:
+        raise ImageError(f"the file changed while it was read: {size} bytes at first, then {offset}")
 
 
 class _SketchMd5:

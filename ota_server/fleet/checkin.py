@@ -37,9 +37,13 @@ _MODES = {
 
 @attrs.frozen
 class Dialect:
-    """One family of headers: its name, the chip it gives away (None: not said), and the names of its headers."""
+    """One family of headers: its name, the chips that speak it, and the names of its headers.
+
+    `family` is how the names of these chips begin; `chip` is the chip where there is only one, or else None.
+    """
 
     name: str
+    family: str
     chip: str | None
     version: bytes
     mode: bytes
@@ -50,10 +54,11 @@ class Dialect:
     sketch_sha256: bytes
 
     @classmethod
-    def with_prefix(cls, name: str, prefix: bytes, chip: str | None) -> Dialect:
+    def with_prefix(cls, name: str, prefix: bytes, family: str, chip: str | None) -> Dialect:
         """Make a dialect whose headers begin with a prefix, such as `X-Esp8266-`."""
         return cls(
             name,
+            family,
             chip,
             version=prefix + b"Version",
             mode=prefix + b"Mode",
@@ -66,14 +71,17 @@ class Dialect:
 
 
 DIALECTS = (
-    Dialect.with_prefix("esp8266", b"X-Esp8266-", "esp8266"),
+    Dialect.with_prefix("esp8266", b"X-Esp8266-", "esp8266", "esp8266"),
     # Nothing tells an ESP32 from an ESP32-S3 or -C3 here.
-    Dialect.with_prefix("esp32", b"X-Esp32-", None),
+    Dialect.with_prefix("esp32", b"X-Esp32-", "esp32", None),
     # Nor does anything tell an RP2040 from an RP2350 here.
-    Dialect.with_prefix("pico", b"X-Pico-", None),
+    Dialect.with_prefix("pico", b"X-Pico-", "rp2", None),
     # The first releases of arduino-pico lost the name between the dashes.
-    Dialect.with_prefix("pico-early", b"X--", None),
+    Dialect.with_prefix("pico-early", b"X--", "rp2", None),
 )
+
+FAMILIES = {dialect.name: dialect.family for dialect in DIALECTS}
+"""How the names of the chips begin that speak a dialect, by its name."""
 
 
 @attrs.frozen

@@ -10,7 +10,7 @@ import attrs
 from ota_server.firmware.catalog import Catalog, Image
 from ota_server.firmware.naming import Kind
 from ota_server.firmware.versions import VersionError, compare, read_reported_version
-from ota_server.fleet.checkin import CheckIn, Mode
+from ota_server.fleet.checkin import FAMILIES, CheckIn, Mode
 
 REASONS = {
     "newer": "the image is newer than what the device runs",
@@ -107,15 +107,11 @@ def decide(check_in: CheckIn, catalog: Catalog) -> Decision:
     return decision
 
 
-_FAMILIES = {"esp8266": "esp8266", "esp32": "esp32", "pico": "rp2", "pico-early": "rp2"}
-"""How the names of the chips begin that speak a dialect."""
-
-
 def _is_for_another_chip(check_in: CheckIn, image: Image) -> bool:
     """Say whether an image names a chip that the device surely isn't; one that says nothing of its chip passes."""
     if check_in.dialect is None or image.facts.chip is None:
         return False
-    return not image.facts.chip.startswith(_FAMILIES[check_in.dialect])
+    return not image.facts.chip.startswith(FAMILIES[check_in.dialect])
 
 
 def _find_running(check_in: CheckIn, catalog: Catalog) -> tuple[Image, ...]:

@@ -234,12 +234,10 @@ class Deliveries:
         if shared is not None and shared.is_unchanged():
             stream(shared)
             return
-        lost: list[Failure] = []
-        request.notifyFinish().addErrback(lost.append)
 
         def opened(descriptor: int) -> None:
             shared = self._keep(image, descriptor)
-            if lost:
+            if request.gone:
                 self._release(shared)
             else:
                 stream(shared)
@@ -247,12 +245,12 @@ class Deliveries:
         def failed(failure: Failure) -> None:
             failure.trap(ImageChangedError)
             log.warn("{reason}", reason=failure.getErrorMessage())
-            if not lost:
+            if not request.gone:
                 refused()
 
         opening = deferToThreadPool(self._reactor, self._pool, open_image, image)
         opening.addCallbacks(opened, failed)
-        opening.addErrback(lambda failure: lost or request.processingFailed(failure)).addErrback(lambda _: None)
+        opening.addErrback(request.fail)
 
     def _keep(self, image: Image, descriptor: int) -> OpenImage:
         """Share a file that was just opened; where another request was quicker, share that one's."""

@@ -235,16 +235,17 @@ class ImageResource(Resource):
 
 
 class TextResource(Resource):
-    """A short text, such as the MD5 of an image at `/{project}.bin.md5`."""
+    """A short text, such as the MD5 of an image at `/{project}.bin.md5`, with header fields in wire form."""
 
     isLeaf = True
 
-    def __init__(self, text: str, code: int = http.OK) -> None:
+    def __init__(self, text: str, code: int = http.OK, fields: bytes = _REVALIDATE) -> None:
         super().__init__()
+        self._fields = fields
         self._body = text.encode("ascii")
         self._code = code
 
     def render(self, request: DeviceRequest) -> int:
         """Send the text."""
-        request.respond(self._code, _REVALIDATE, self._body)
+        request.respond(self._code, self._fields, self._body)
         return NOT_DONE_YET

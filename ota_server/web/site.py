@@ -65,6 +65,18 @@ class DeviceRequest(server.Request):
     defaultContentType = b"text/plain"
     channel: DeviceChannel
     site: DeviceSite
+    gone = False
+    """Whether the connection has ended before the answer."""
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Note that nobody waits for the answer any more."""
+        self.gone = True
+        super().connectionLost(reason)
+
+    def fail(self, reason: Failure) -> None:
+        """End the request after a failure, which is of no interest once the client has gone. For an errback."""
+        if not self.gone:
+            self.processingFailed(reason)
 
     def parseCookies(self) -> None:
         """Skip cookies: devices have none."""
@@ -104,7 +116,7 @@ class DeviceRequest(server.Request):
     def render(self, resrc: IResource) -> None:
         """Let a resource answer: it calls `respond` itself, now or later."""
         if self.method not in (b"GET", b"HEAD"):
-            self.respond(http.NOT_ALLOWED, ((b"Allow", b"GET, HEAD"),), b"only GET and HEAD work here\n")
+            self.respond(http.NOT_ALLOWED, b"Allow: GET, HEAD\r\n", b"only GET and HEAD work here\n")
             return
         resrc.render(self)
 
@@ -114,7 +126,7 @@ class DeviceRequest(server.Request):
         if self.startedWriting:
             self.loseConnection()
         else:
-            self.respond(http.INTERNAL_SERVER_ERROR, (), b"the server failed\n")
+            self.respond(http.INTERNAL_SERVER_ERROR, b"", b"the server failed\n")
         return reason
 
     def head(self, code: int, fields: bytes, length: int) -> bytes:
@@ -132,14 +144,11 @@ class DeviceRequest(server.Request):
         self.sentLength += len(data)
         self.channel.write(head + data)
 
-    def respond(self, code: int, fields: Fields | bytes = b"", body: bytes = b"", length: int | None = None) -> None:
-        """Send a whole answer. `length` is that of the body where it isn't the one given, in bytes."""
-        if isinstance(fields, tuple):
-            fields = join_fields(fields)
+    def respond(self, code: int, fields: bytes = b"", body: bytes = b"") -> None:
+        """Send a whole answer, with header fields in wire form."""
         if body:
             fields += b"Content-Type: text/plain\r\n"
-        head = self.head(code, fields, len(body) if length is None else length)
-        self.begin(code, head, b"" if self.method == b"HEAD" else body)
+        self.begin(code, self.head(code, fields, len(body)), b"" if self.method == b"HEAD" else body)
         self.finish()
 
 

@@ -42,20 +42,8 @@ class Shelf(Protocol):
         """Return a Deferred that fires once there is a catalog."""
 
 
-class ReasonResource(TextResource):
-    """A refusal with its reason, for addresses that lead to nothing."""
-
-    def __init__(self, text: str, code: int, reason: str) -> None:
-        super().__init__(text, code)
-        self._reason = reason_field(reason)
-
-    def render(self, request: DeviceRequest) -> int:
-        """Send the refusal."""
-        request.respond(self._code, self._reason, self._body)
-        return NOT_DONE_YET
-
-
-UNKNOWN_PROJECT = ReasonResource("unknown project\n", http.NOT_FOUND, "unknown-project")
+UNKNOWN_PROJECT = TextResource("unknown project\n", http.NOT_FOUND, reason_field("unknown-project"))
+"""What addresses lead to that lead to nothing."""
 
 
 class ChannelResource(Resource):
@@ -158,8 +146,6 @@ class WaitingResource(Resource):
 
     def render(self, request: DeviceRequest) -> int:
         """Wait for the catalog, then let the request find its resource once more."""
-        lost: list[Failure] = []
-        request.notifyFinish().addErrback(lost.append)
 
         def too_late(failure: Failure) -> None:
             fields = b"Retry-After: 5\r\n" + reason_field("starting")
@@ -167,7 +153,7 @@ class WaitingResource(Resource):
 
         waiting = self._shelf.when_ready().addTimeout(PATIENCE, self._reactor)
         waiting.addCallbacks(lambda _: request.process(), too_late)
-        waiting.addErrback(lambda failure: lost or request.processingFailed(failure)).addErrback(lambda _: None)
+        waiting.addErrback(request.fail)
         return NOT_DONE_YET
 
 
