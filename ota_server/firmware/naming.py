@@ -13,7 +13,7 @@ from semver import Version
 
 from ota_server.firmware.versions import VersionError, parse_file_version
 
-_ESP32_FAMILY = ("", "s2", "s3", "s31", "c2", "c3", "c5", "c6", "c61", "h2", "h21", "h4", "p4")
+_ESP32_FAMILY = ("", "s2", "s3", "s31", "c2", "c3", "c5", "c6", "c61", "h2", "h21", "h4", "p4", "e22")
 
 CHIPS = frozenset({"esp8266", "rp2040", "rp2350", *(f"esp32{suffix}" for suffix in _ESP32_FAMILY)})
 """The chips that a file's name can say its image is for."""
