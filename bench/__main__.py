@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import measures, table
+from bench import images, measures, table
 from bench.load import BenchError
-from bench.peers import PEERS, Peer, find_nginx
+from bench.peers import PEERS, Ota, Peer, find_nginx
 
 
 def _arguments() -> argparse.Namespace:
@@ -32,6 +32,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, metavar="N", help="how often each peer has its turn (default: 3)")
     parser.add_argument("--files", type=int, metavar="N", help="files in the big folder (default: 100000)")
+    parser.add_argument("--images", type=int, metavar="N", help="ESP32 images of 1 MB (default: 10000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number of every run to FILE")
     arguments = parser.parse_args()
     arguments.only = {name for name in arguments.only.split(",") if name}
@@ -39,8 +40,10 @@ def _arguments() -> argparse.Namespace:
         parser.error(f"--only does not know {', '.join(sorted(wrong))}; it knows {', '.join(names)}")
     arguments.runs = arguments.runs or (1 if arguments.quick else 3)
     arguments.files = arguments.files or (1000 if arguments.quick else 100_000)
-    if arguments.runs < 1 or arguments.files < 10:
-        parser.error("--runs must be at least 1 and --files at least 10")
+    if arguments.images is None:
+        arguments.images = 200 if arguments.quick else 10_000
+    if arguments.runs < 1 or min(arguments.files, arguments.images) < 10:
+        parser.error("--runs must be at least 1, --files and --images at least 10")
     return arguments
 
 
@@ -116,10 +119,28 @@ def _busy() -> str:
     return f"the machine had other work when this began (load average {load:.1f})" if load > 0.5 else ""
 
 
-def _report(results: table.Results, plan: measures.Plan, kinds: list[type[Peer]], runs: int, took: float) -> str:
+def _measure_images(folder: Path, wanted: int, results: table.Results, runs: int) -> tuple[int, list[str]]:
+    """Measure a folder of images at the end, since it is large; return how many, and what is to be said of them."""
+    count, notes = images.affordable(folder, wanted)
+    if count == 0:
+        return 0, notes
+    print(f"making {count:,} images", file=sys.stderr, flush=True)
+    with images.made(folder / "images", count) as made:
+        for number in range(1, runs + 1):
+            print(f"run {number} of {runs}: images", file=sys.stderr, flush=True)
+            for column, numbers in images.run(made, count, folder / "scratch").items():
+                for key, value in numbers.items():
+                    results.setdefault(column, {}).setdefault(key, []).append(value)
+    return count, [*notes, *images.remarks(count)]
+
+
+def _report(
+    results: table.Results, lines: list[table.Row], plan: measures.Plan, kinds: list[type[Peer]], runs: int, took: float
+) -> str:
     """Return the table with everything that is to be known beside it."""
-    lines = table.rows(plan.slow, plan.files)
     columns = [(kind.key, kind.name) for kind in kinds]
+    if table.FLOOR in results:
+        columns.append((table.FLOOR, table.FLOOR_NAME))
     parts = [table.render(results, columns, lines), ""]
     parts += [str(target) for target in table.targets(results, plan.files)]
     parts += [
@@ -150,19 +171,24 @@ def main() -> int:
     kinds = [kind for kind in PEERS if kind.key in arguments.only] or list(PEERS)
     names = set(measures.MEASURES) & arguments.only or set(measures.MEASURES)
     begun, busy = time.monotonic(), _busy()
+    count, notes = 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="ota-bench-") as folder:
         plan = _plan(Path(folder), arguments)
-        print("making the files that are served", file=sys.stderr, flush=True)
-        measures.prepare(plan, names)
+        if names != {"images"}:
+            print("making the files that are served", file=sys.stderr, flush=True)
+            measures.prepare(plan, names)
         try:
             results = _measure(plan, kinds, names, arguments.runs)
+            if "images" in names and Ota in kinds:
+                count, notes = _measure_images(Path(folder), arguments.images, results, arguments.runs)
         except BenchError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 130
         took = time.monotonic() - begun
-        print(_report(results, plan, kinds, arguments.runs, took))
+        lines = table.rows(plan.slow, plan.files, count)
+        print("\n".join([_report(results, lines, plan, kinds, arguments.runs, took), *notes]))
         if busy:
             print(busy)
         if arguments.json:

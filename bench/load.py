@@ -170,16 +170,16 @@ def still_open(connections: list[socket.socket]) -> int:
     return count
 
 
-def wait_for(port: int, head: bytes, wanted: tuple[int, bytes | None], deadline: float) -> bool:
+def wait_for(port: int, head: bytes, wanted: tuple[int, bytes | None], deadline: float, pause: float = 0.005) -> bool:
     """Ask until the answer has the wanted status, and body where one is named.
 
-    ``deadline`` is in seconds of ``time.monotonic``. Return False when the time is over; the caller looks
-    whether the server still lives.
+    ``deadline`` is in seconds of ``time.monotonic``, ``pause`` in seconds between two questions. Return False when
+    the time is over; the caller looks whether the server still lives.
     """
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             status, body = ask(port, head, timeout=max(0.1, deadline - time.monotonic()))
             if status == wanted[0] and wanted[1] in (None, body):
                 return True
-        time.sleep(0.005)
+        time.sleep(pause)
     return False

@@ -13,8 +13,8 @@ from bench.peers import CHECK_PATH, IMAGE, OLDER, VERSION, Peer
 
 Numbers = dict[str, float]
 
-#: Versions of each project in the big folder.
-_VERSIONS = 10
+#: Versions of each project in a big folder.
+VERSIONS = 10
 _MIB = 1 << 20
 
 
@@ -64,7 +64,7 @@ def prepare(plan: Plan, names: set[str]) -> None:
         for folder, count in ((plan.few, 10), (plan.many, plan.files)):
             _write(folder, IMAGE, os.urandom(1023))
             for index in range(count):
-                project, version = _name(index)
+                project, version = release(index)
                 _write(folder, f"{project}-{version}.bin", os.urandom(15))
     # Files of the last few seconds might still be on their way, and a server may hold them back.
     time.sleep(11)
@@ -78,9 +78,9 @@ def _write(folder: Path, name: str, content: bytes) -> None:
     os.utime(path, (time.time() - 3600, time.time() - 3600))
 
 
-def _name(index: int) -> tuple[str, str]:
-    """Return project and version of a file of the big folder."""
-    return f"p{index // _VERSIONS:05d}", f"1.{index % _VERSIONS}.0"
+def release(index: int) -> tuple[str, str]:
+    """Return project and version of a file of a big folder."""
+    return f"p{index // VERSIONS:05d}", f"1.{index % VERSIONS}.0"
 
 
 def _checks(
@@ -163,10 +163,10 @@ def folder(plan: Plan, kind: type[Peer]) -> Numbers:
     many.forget()
     with many.running() as seconds:
         numbers["empty_first"] = seconds
-        numbers["empty_ready"] = _all_ready(plan, many)
+        numbers["empty_ready"] = all_ready(many, plan.files)
     with many.running() as seconds:
         numbers["again_first"] = seconds
-        numbers["again_ready"] = _all_ready(plan, many)
+        numbers["again_ready"] = all_ready(many, plan.files)
         many.settle()
         numbers["many_rss"] = many.memory_bytes()[0] / 1e6
         with few.running():
@@ -187,20 +187,21 @@ def _by_turns(plan: Plan, few: Peer, many: Peer) -> Numbers:
     return {"few_cpu": few_cpu, "many_cpu": many_cpu, "folder_ratio": many_cpu / few_cpu}
 
 
-def _all_ready(plan: Plan, peer: Peer) -> float:
-    """Wait until images from all over the folder are served rightly; return the seconds since the start."""
+def all_ready(peer: Peer, files: int) -> float:
+    """Wait until images from all over a folder of so many are served rightly; return the seconds since the start."""
     seconds = 0.0
     for quarter in range(5):
-        index = (plan.files - 1) * quarter // 4
-        newest = min(index - index % _VERSIONS + _VERSIONS, plan.files) - 1
-        project, version = _name(newest)
-        content = (plan.many / f"{project}-{version}.bin").read_bytes()
+        index = (files - 1) * quarter // 4
+        newest = min(index - index % VERSIONS + VERSIONS, files) - 1
+        project, version = release(newest)
+        content = (peer.folder / f"{project}-{version}.bin").read_bytes()
         seconds = peer.wait(load.plain_head(peer.image_path(project, version), peer.port), 200, content)
     return seconds
 
 
-#: The names for ``--only`` and what they run; checks and downloads share one start of the server.
-MEASURES = ("checks", "downloads", "memory", "folder")
+#: The names for ``--only`` and what they run; checks and downloads share one start of the server, and images are
+#: measured by themselves at the end (``images.py``).
+MEASURES = ("checks", "downloads", "memory", "folder", "images")
 
 
 def run(plan: Plan, kind: type[Peer], names: set[str]) -> dict[str, Callable[[], Numbers]]:

@@ -59,8 +59,12 @@ class Peer:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[float]:
-        """Run the server; yield the seconds from its start to its first right answer to a check."""
+    def running(self, ready: str = "", patience: int = 60) -> Iterator[float]:
+        """Run the server; yield the seconds from its start to its first right answer to a check.
+
+        Where it is known to say itself when it is ready, ``ready`` is the address that answers 200 then, which is
+        asked instead, and less often. ``patience`` is how many seconds it may take.
+        """
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.port = processes.free_port()
         with (self.scratch / "output.txt").open("wb") as output:
@@ -69,14 +73,17 @@ class Peer:
                 self.command(), stdout=output, stderr=output, cwd=self.scratch, start_new_session=True
             )
         try:
-            yield self.wait(request_head(CHECK_PATH, self.port, VERSION), 304, None)
+            if ready:
+                yield self.wait(plain_head(ready, self.port), 200, None, patience, pause=0.01)
+            else:
+                yield self.wait(request_head(CHECK_PATH, self.port, VERSION), 304, None, patience)
         finally:
             self.stop()
 
-    def wait(self, head: bytes, status: int, body: bytes | None) -> float:
-        """Ask until the answer is right; return the seconds since the server's start."""
-        for _ in range(60):
-            if wait_for(self.port, head, (status, body), time.monotonic() + 1):
+    def wait(self, head: bytes, status: int, body: bytes | None, patience: int = 60, *, pause: float = 0.005) -> float:
+        """Ask until the answer is right, with pauses; return the seconds since the server's start."""
+        for _ in range(patience):
+            if wait_for(self.port, head, (status, body), time.monotonic() + 1, pause):
                 return time.monotonic() - self._began
             if self._process is None or self._process.poll() is not None:
                 break
@@ -103,6 +110,10 @@ class Peer:
     def cpu_seconds(self) -> float:
         """Return the CPU seconds that the server's processes have used so far."""
         return processes.cpu_seconds(self._session())
+
+    def disk_bytes(self) -> int:
+        """Return the bytes that the server's processes have had read from a disk so far."""
+        return processes.disk_bytes(self._session())
 
     def memory_bytes(self) -> tuple[int, int]:
         """Return the resident and the proportional set size of the server's processes, in bytes."""

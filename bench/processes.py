@@ -37,6 +37,18 @@ def cpu_seconds(session: int) -> float:
     return ticks / _TICKS
 
 
+def disk_bytes(session: int) -> int:
+    """Return the bytes that a session's processes have had read from a disk so far, not from the page cache."""
+    count = 0
+    for pid in members(session):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name == "read_bytes":
+                    count += int(value)
+    return count
+
+
 def memory_bytes(session: int) -> tuple[int, int]:
     """Return the resident (RSS) and the proportional (PSS) set size of a session's processes, in bytes."""
     rss = pss = 0

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 #: Every number that was measured: by peer, by row, one for each run.
 Results = dict[str, dict[str, list[float]]]
 
+#: The column of the programs that only hash the images, and what stands above it.
+FLOOR = "floor"
+FLOOR_NAME = "plain hashing"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -16,10 +20,12 @@ class Row:
     label: str
     digits: int = 0
     ratio: bool = True
+    base: str = "nginx"  # the column that the ratio is to
+    steady: bool = True  # whether it should be much the same in each run
 
 
-def rows(slow: int, files: int) -> list[Row]:
-    """Return the table's lines for so many slow downloads and files."""
+def rows(slow: int, files: int, images: int) -> list[Row]:
+    """Return the table's lines for so many slow downloads, files and images."""
     return [
         Row("", "update checks (304), a new connection each, ten at once"),
         Row("new_rate", "checks per second"),
@@ -52,6 +58,15 @@ def rows(slow: int, files: int) -> list[Row]:
         Row("many_cpu", f"{files:,}: server's CPU per check, us", 1),
         Row("folder_ratio", "  the same, as a ratio", 2, ratio=False),
         Row("many_rss", f"{files:,}: RSS, MB", 1),
+        Row("", f"{images:,} ESP32 images of 1 MB in the folder (ratios to {FLOOR_NAME})"),
+        Row("images_ready", "first start: ready, s", 2, base=FLOOR),
+        Row("images_served", "first start: all served, s", 2),
+        Row("images_cpu", "  CPU until ready, s", 2, base=FLOOR),
+        Row("images_disk", "  read from the disk until ready, MB", ratio=False, steady=False),
+        Row("images_rss", "  RSS afterwards, MB", 1),
+        Row("images_again_ready", "later start: ready, s", 2),
+        Row("images_again_served", "later start: all served, s", 2),
+        Row("images_again_rss", "  RSS afterwards, MB", 1),
     ]
 
 
@@ -81,7 +96,7 @@ def render(results: Results, peers: Sequence[tuple[str, str]], lines: Sequence[R
             if value is None:
                 cells.append(("-" if row.key else "", ""))
                 continue
-            base = median(results, "nginx", row.key) if row.ratio and key != "nginx" else None
+            base = median(results, row.base, row.key) if row.ratio and key != row.base else None
             cells.append((f"{value:,.{row.digits}f}", _ratio(value, base)))
         body.append((row, cells))
         numbers = [max(width, len(number)) for width, (number, _) in zip(numbers, cells, strict=True)]
@@ -178,7 +193,7 @@ def unsteady(results: Results, peers: Sequence[tuple[str, str]], lines: Sequence
     for key, name in peers:
         for row in lines:
             values = results.get(key, {}).get(row.key, [])
-            if values and (middle := statistics.median(values)):
+            if row.steady and values and (middle := statistics.median(values)):
                 spreads.append(((max(values) - min(values)) / middle, f"{name}, {row.key}"))
     apart = sorted((spread for spread in spreads if spread[0] > limit), reverse=True)
     if not apart:
