@@ -3,12 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run test check bench coverage format examples clean
+# How long `make check-all` fuzzes, in seconds.
+FUZZ_SECONDS ?= 300
+
+.PHONY: help run test check check-all fuzz bench coverage format examples clean
 
 help:
 	@echo "make run       serve examples/firmware on port 8000"
 	@echo "make test      run the tests (trial tests)"
 	@echo "make check     ruff, mypy, documentation, news fragments"
+	@echo "make fuzz      feed made-up images to the reading of images for FUZZ_SECONDS ($(FUZZ_SECONDS))"
+	@echo "make check-all check, test and fuzz"
 	@echo "make coverage  run the tests and report the lines and branches they reach"
 	@echo "make bench     compare with nginx and http.server (Debian packages nginx, wrk)"
 	@echo "make format    lay the code out with ruff"
@@ -32,6 +37,11 @@ $(VENV)/dev.stamp: $(VENV)/run.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# There are no wheels of the fuzzer for every system, and only this needs it.
+$(VENV)/fuzz.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	@touch $@
+
 run: $(VENV)/run.stamp
 	$(BIN)/twistd --nodaemon --pidfile= ota --dir examples/firmware --state $(VENV)/state --port 8000 --log info
 
@@ -51,6 +61,12 @@ check: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.documents
 	$(BIN)/towncrier build --draft --version NEXT >$(VENV)/news.txt
 
+# Bytes that show a fault stay in .fuzz/crashes: python -m tests.fuzz.image FILE reads them again.
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python -m tests.fuzz.image --seconds $(FUZZ_SECONDS)
+
+check-all: check test fuzz
+
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -62,4 +78,4 @@ examples: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.images examples/firmware
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _trial_temp* .coverage* .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .fuzz .coverage* .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing, where tests by examples and properties end."""
