@@ -1,17 +1,107 @@
-"""The command `ota-server`: the server in the foreground."""
+"""The command `ota-server`: the server in the foreground, and tools beside it."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.python import usage
+
+from ota_server.firmware.image import ImageError, read_image
+from ota_server.firmware.report import Report, make_report, render
+from ota_server.firmware.signatures import VerifyKey, VerifyKeyError, load_verify_key
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `twistd ota` in the foreground, with these options or those of the command line."""
-    from twisted.scripts.twistd import run
-
+    """Run a command with these arguments, or those of the command line; without one, the server."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["inspect"]:
+        sys.exit(inspect(given[1:]))
     if given[:1] == ["run"]:
         del given[0]
+    from twisted.scripts.twistd import run
+
     sys.argv[1:] = ["--nodaemon", "--pidfile=", "ota", *given]
     run()
+
+
+class InspectOptions(usage.Options):
+    """What `ota-server inspect` understands."""
+
+    synopsis = "Usage: ota-server inspect [options] FILE..."
+    longdesc = (
+        "Shows what the server sees in firmware files: what they are, whether they are whole, and whether it would "
+        "offer them to devices. The exit status is 1 where it would not offer one of them, and 2 where one can't be "
+        "read. docs/images.md explains every line."
+    )
+    optFlags = [["json", "j", "Print a JSON array with an object for each file."]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["verify-key"] = []
+        self["files"] = []
+
+    def opt_verify_key(self, file: str) -> None:
+        """Take for offered only what is signed by a key of this PEM file, as the server's option does."""
+        self["verify-key"].append(file)
+
+    def opt_h(self) -> None:
+        """Display this help and exit."""
+        self.opt_help()
+
+    def parseArgs(self, *files: str) -> None:
+        """Take the files."""
+        if not files:
+            raise usage.UsageError("name a file")
+        self["files"] = list(files)
+
+
+def inspect(arguments: Sequence[str]) -> int:
+    """Print what the server sees in files, and return the exit status."""
+    options = InspectOptions()
+    try:
+        options.parseOptions(_put_options_first(arguments))
+        keys = [key for file in options["verify-key"] for key in load_verify_key(Path(file).expanduser())]
+    except (usage.UsageError, VerifyKeyError) as problem:
+        print(f"ota-server inspect: {problem} (see: ota-server inspect --help)", file=sys.stderr)
+        return 2
+    reports, unreadable = [], False
+    for file in options["files"]:
+        try:
+            reports.append(_inspect(Path(file), keys))
+        except OSError as problem:
+            print(f"ota-server inspect: {file}: {problem.strerror}", file=sys.stderr)
+            unreadable = True
+    if options["json"]:
+        print(json.dumps([report.as_json() for report in reports], indent=2))
+    else:
+        print("\n".join(map(render, reports)), end="")
+    if unreadable:
+        return 2
+    return 0 if all(report.offered for report in reports) else 1
+
+
+def _put_options_first(arguments: Sequence[str]) -> list[str]:
+    """Bring options that stand behind files before them, since `usage.Options` looks no further than the first file."""
+    options: list[str] = []
+    files: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--":
+            files += left
+        elif argument == "--verify-key":
+            options += [argument, *[value for value in [next(left, None)] if value is not None]]
+        else:
+            (options if argument.startswith("-") and argument != "-" else files).append(argument)
+    return [*options, "--", *files] if files else options
+
+
+def _inspect(path: Path, keys: Sequence[VerifyKey]) -> Report:
+    """Read one file. Raises OSError where it can't be read."""
+    with open(path, "rb") as file:
+        try:
+            return make_report(path.name, read_image(file), None, keys)
+        except ImageError as error:
+            return make_report(path.name, None, error.reason)

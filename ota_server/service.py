@@ -20,6 +20,8 @@ from twisted.python.threadpool import ThreadPool
 
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import Folder
+from ota_server.firmware.packing import Packer
+from ota_server.firmware.signatures import VerifyKey
 from ota_server.firmware.watch import FolderWatcher, Hints
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite
@@ -148,11 +150,14 @@ def make_ota_service(
     *,
     foreground: bool = True,
     log_decisions: bool = False,
+    keys: Sequence[VerifyKey] = (),
+    pack: bool = False,
     make_observer: Callable[[], ILogObserver] | None = None,
 ) -> OtaService:
     """Build the server of a firmware folder.
 
-    `doors` are the endpoints at which devices are served, each with its description for people. For the
+    `doors` are the endpoints at which devices are served, each with its description for people. With `keys`
+    only images are offered that one of them signed; with `pack` sketches for the ESP8266 are compressed. For the
     others see OtaService.
     """
     from twisted.internet import reactor as global_reactor
@@ -161,7 +166,7 @@ def make_ota_service(
     readers = ThreadPoolService("folder", 1)
     openers = ThreadPoolService("images", 4)
     watcher = FolderWatcher(
-        Folder(folder, DigestStore(state / "digests.sqlite")),
+        Folder(folder, DigestStore(state / "digests.sqlite"), keys, Packer(state / "gzip") if pack else None),
         reactor,
         readers.pool,
         time.time,

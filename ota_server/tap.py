@@ -15,6 +15,7 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 
 from ota_server import __version__
+from ota_server.firmware.signatures import VerifyKey, VerifyKeyError, load_verify_key
 from ota_server.logs import LEVELS, make_observer
 from ota_server.service import OtaService, make_ota_service
 from ota_server.tls import CertificateError, load_certificate
@@ -45,6 +46,10 @@ class Options(usage.Options):
         ["state", None, None, "Folder for what the server itself keeps (default: DIR/.ota)."],
     ]
 
+    optFlags = [
+        ["gzip-esp8266", None, "Compress sketches for ESP8266 devices that surely unpack them (core 2.7 or later)."],
+    ]
+
     compData = usage.Completions(
         optActions={"dir": usage.CompleteDirs(), "state": usage.CompleteDirs(), "cert": usage.CompleteFiles("*.pem")}
     )
@@ -52,6 +57,8 @@ class Options(usage.Options):
     def __init__(self) -> None:
         super().__init__()
         self["port"] = []
+        self["verify-key"] = []
+        self["keys"] = ()
         self["doors"] = []
 
     def opt_port(self, value: str) -> None:
@@ -63,6 +70,10 @@ class Options(usage.Options):
     def opt_listen(self, value: str) -> None:
         """Serve devices at this port or endpoint, too: another name of --port."""
         self.opt_port(value)
+
+    def opt_verify_key(self, file: str) -> None:
+        """Offer only images signed by a key of this PEM file (public keys); may be given several times."""
+        self["verify-key"].append(file)
 
     def opt_h(self) -> None:
         """Display this help and exit."""
@@ -102,6 +113,7 @@ class Options(usage.Options):
                 raise usage.UsageError(
                     f"{self['state']} can't be given to user {user}: {problem.strerror}"
                 ) from problem
+        self["keys"] = tuple(key for file in self["verify-key"] for key in load_keys(file))
         certificate = self._certificate()
         self["doors"] = [_door(value, certificate) for value in self["port"] or [DEFAULT_PORT]]
         if certificate is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
@@ -115,6 +127,14 @@ class Options(usage.Options):
             return load_certificate(Path(self["cert"]).expanduser())
         except CertificateError as problem:
             raise usage.UsageError(f"--cert: {problem}") from problem
+
+
+def load_keys(file: str) -> tuple[VerifyKey, ...]:
+    """Load the keys of one --verify-key. Raises UsageError."""
+    try:
+        return load_verify_key(Path(file).expanduser())
+    except VerifyKeyError as problem:
+        raise usage.UsageError(f"--verify-key: {problem}") from problem
 
 
 def _is_number(value: str) -> bool:
@@ -188,6 +208,8 @@ def makeService(options: Options) -> OtaService:
         options["state"],
         options["doors"],
         foreground=parent is None or parent.get("nodaemon", True),
+        keys=options["keys"],
+        pack=bool(options["gzip-esp8266"]),
         log_decisions=options["log"] in ("debug", "info"),
         make_observer=lambda: make_observer(parent or {"nodaemon": True}, LogLevel.levelWithName(options["log"])),
     )

@@ -8,6 +8,8 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ota_server.firmware.lint import WORDS
+from ota_server.firmware.report import LINES
 from ota_server.fleet.decide import REASONS
 from ota_server.tap import Options
 
@@ -41,6 +43,18 @@ def reasons() -> Iterator[str]:
             yield f"docs/http.md says of {reason} {told[reason]!r}, the program {REASONS[reason]!r}"
 
 
+def lines_and_findings() -> Iterator[str]:
+    """Compare the tables of docs/images.md with the lines of `ota-server inspect` and the findings."""
+    page = (ROOT / "docs" / "images.md").read_text()
+    told = dict(re.findall(r"(?m)^\| `([A-Za-z0-9-]+)` \| ([^|]+) \|$", page))
+    meant = {**LINES, **WORDS}
+    for word in told.keys() ^ meant.keys():
+        yield f"{word} is only in one of docs/images.md and the program"
+    for word in told.keys() & meant.keys():
+        if not told[word].startswith(meant[word]):
+            yield f"docs/images.md says of {word} {told[word]!r}, the program {meant[word]!r}"
+
+
 def options() -> Iterator[str]:
     """Look for each option of `twistd ota` in the README."""
     readme = (ROOT / "README.md").read_text()
@@ -64,7 +78,7 @@ def dependencies() -> Iterator[str]:
 
 def main() -> None:
     """Print what is wrong, and end with status 1 if anything is."""
-    wrong = [*broken_links(), *unfinished(), *reasons(), *options(), *dependencies()]
+    wrong = [*broken_links(), *unfinished(), *reasons(), *lines_and_findings(), *options(), *dependencies()]
     sys.stdout.writelines(f"{line}\n" for line in wrong)
     sys.exit(bool(wrong))
 

@@ -11,6 +11,7 @@ from twisted.application.internet import StreamServerEndpointService
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.trial.unittest import TestCase
 
+from ota_server.firmware import folder
 from ota_server.firmware.watch import FolderWatcher
 from ota_server.service import OtaService, ThreadPoolService, make_ota_service
 
@@ -19,10 +20,13 @@ LONG_AGO = 1_700_000_000
 
 
 class ServedFolder:
-    """A firmware folder, and the server of it, which ends with the test."""
+    """A firmware folder, whose files count as whole at once, and the server of it, which ends with the test."""
 
     def __init__(self, test: TestCase, files: Mapping[str, bytes]) -> None:
         self._test = test
+        # What is put there is whole, and nothing else comes in.
+        for name in ("SETTLE_TIME", "OPAQUE_SETTLE_TIME"):
+            test.patch(folder, name, 0.0)
         self.path = Path(test.mktemp()).absolute()
         self.path.mkdir()
         self.service: OtaService | None = None

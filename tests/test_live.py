@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,7 +21,7 @@ from unittest import skipUnless
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.images import esp32_image, esp8266_image
+from tests.images import esp32_image, esp8266_image, esp8266_signed, private_key, public_key
 from tests.serving import LONG_AGO
 
 TWISTD = Path(sys.executable).with_name("twistd")
@@ -47,6 +49,10 @@ def until(step: Callable[[], T | None]) -> T:
         if time.monotonic() > end:
             raise AssertionError(f"nothing came of {step} in {PATIENCE} s")
         time.sleep(0.02)
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
 
 
 class TwistdTests(SynchronousTestCase):
@@ -225,6 +231,62 @@ class TwistdTests(SynchronousTestCase):
         self.answer("/-/ready", 200)
         self.assertEqual(self.end(process), "")
 
+    def test_compressed_sketches(self) -> None:
+        """With --gzip-esp8266 a device that surely unpacks it is sent a sketch compressed, any other one as it is."""
+        boot = random.Random(1).randbytes(3100)
+        old, new = (esp8266_image(4096, seed, boot_embedded=boot, embedded=bytes(30000)) for seed in (1, 2))
+        (self.folder / "firmware-1.0.0.bin").write_bytes(old)
+        (self.folder / "firmware-1.1.0.bin").write_bytes(new)
+        state = self.folder.parent / "state"
+        headers = {
+            "x_ESP8266_mode": "sketch",
+            "x_ESP8266_version": "1.0.0",
+            "x_ESP8266_free_space": "1000000",
+            "x_ESP8266_sketch_md5": hashlib.md5(old).hexdigest(),
+        }
+        for _ in range(2):
+            process = self.start("--gzip-esp8266", "--state", str(state))
+            packed = self.answer("/firmware.bin.gz", 200)
+            data = packed.read()
+            self.assertEqual(gzip.decompress(data), new)
+            self.assertLess(len(data), len(new) // 2)
+            self.assertEqual(self.answer("/firmware.bin.gz.md5", 200).read().split()[0], _md5(data).encode())
+            response = self.answer("/firmware", 200, **headers)
+            self.assertEqual((response.read(), response.headers["X-MD5"]), (data, _md5(data)))
+            self.assertEqual(response.headers["X-Version"], "1.1.0")
+            for leave_out in ("x_ESP8266_sketch_md5", "x_ESP8266_free_space"):
+                others = {name: value for name, value in headers.items() if name != leave_out}
+                response = self.answer("/firmware", 200, **others)
+                self.assertEqual((response.read(), response.headers["X-MD5"]), (new, _md5(new)))
+            self.answer("/firmware", 304, **{**headers, "x_ESP8266_sketch_md5": _md5(new)})
+            self.assertEqual(self.answer("/firmware.bin", 200).read(), new)
+            kept = list((state / "gzip").iterdir())
+            self.assertEqual([path.read_bytes() for path in kept], [data])
+            self.assertEqual(self.end(process), "")
+        self.assertEqual(
+            sorted(path.name for path in self.folder.iterdir()), ["firmware-1.0.0.bin", "firmware-1.1.0.bin"]
+        )
+
+    def test_signed_images_only(self) -> None:
+        """With --verify-key nothing is offered but what one of the keys signed."""
+        key, other = private_key("rsa2048"), private_key("rsa2048", 1)
+        file = self.folder.parent / "key.pem"
+        file.write_bytes(public_key(key))
+        signed = esp8266_signed(esp8266_image(seed=1), key)
+        (self.folder / "firmware-1.0.0.bin").write_bytes(signed)
+        (self.folder / "firmware-1.1.0.bin").write_bytes(esp8266_image(seed=2))
+        (self.folder / "firmware-1.2.0.bin").write_bytes(esp8266_signed(esp8266_image(seed=3), other))
+        process = self.start("--verify-key", str(file), "--log", "warn")
+        response = self.answer("/firmware", 200, x_ESP8266_version="0.1")
+        self.assertEqual((response.read(), response.headers["X-Version"]), (signed, "1.0.0"))
+        self.answer("/firmware-1.1.0.bin", 404)
+        self.answer("/firmware-1.2.0.bin", 404)
+        printed = self.end(process)
+        self.assertIn("'firmware-1.1.0.bin' is not offered: it has no signature", printed)
+        self.assertIn(
+            "'firmware-1.2.0.bin' is not offered: none of its signatures is by a key of --verify-key", printed
+        )
+
     def refused(self, *arguments: str) -> str:
         """Start with options that can't work; return the one line that is printed."""
         process = self.start(*arguments)
@@ -259,6 +321,9 @@ class TwistdTests(SynchronousTestCase):
         self.assertIn("no log level", self.refused("--log", "loud"))
         self.assertIn("--cert", self.refused("--cert", "/nowhere.pem", "--port", "0"))
         self.assertIn("--port nonsense", self.refused("--port", "nonsense"))
+        key = self.folder.parent / "private.pem"
+        key.write_bytes(private_key("p256"))
+        self.assertIn("holds a private key", self.refused("--verify-key", str(key)))
         self.assertIn("can't listen at tcp:99999", self.refused("--port", "tcp:99999"))
         self.assertIn("No such file or directory", self.refused("--port", "unix:/nowhere/at/all"))
 
@@ -266,7 +331,16 @@ class TwistdTests(SynchronousTestCase):
         """--help and -h print the options."""
         for flag in ("--help", "-h"):
             done = subprocess.run([TWISTD, "ota", flag], capture_output=True, text=True, check=True)
-            for option in ("--dir", "--port", "--listen", "--cert", "--log", "--state"):
+            for option in (
+                "--dir",
+                "--port",
+                "--listen",
+                "--cert",
+                "--log",
+                "--state",
+                "--verify-key",
+                "--gzip-esp8266",
+            ):
                 self.assertIn(option, done.stdout)
 
     def test_state_is_kept(self) -> None:

@@ -69,8 +69,15 @@ class InstallationTests(SynchronousTestCase):
         return folder / "bin"
 
     def install(self, environment: Path, *arguments: str | Path) -> None:
-        """Install by pip into an environment, with nothing fetched."""
-        options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check")
+        """Install by pip into an environment, with nothing fetched, whatever the borrowed packages hold."""
+        options = (
+            "--quiet",
+            "--ignore-installed",
+            "--no-deps",
+            "--no-index",
+            "--no-build-isolation",
+            "--disable-pip-version-check",
+        )
         run(environment / "python", "-m", "pip", "install", *options, *arguments)
 
     def check(self, environment: Path) -> None:

@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.tap import Options, makeService
 from tests.certificates import make_pem
+from tests.images import private_key, public_key
 
 
 class OptionsTests(SynchronousTestCase):
@@ -41,7 +42,16 @@ class OptionsTests(SynchronousTestCase):
             (doors, options),
             (
                 ["port 8000"],
-                {"dir": self.folder, "state": self.folder / ".ota", "cert": None, "log": "error", "port": []},
+                {
+                    "dir": self.folder,
+                    "state": self.folder / ".ota",
+                    "cert": None,
+                    "log": "error",
+                    "port": [],
+                    "verify-key": [],
+                    "keys": (),
+                    "gzip-esp8266": 0,
+                },
             ),
         )
 
@@ -135,6 +145,56 @@ class OptionsTests(SynchronousTestCase):
         """A certificate that can't be used is refused, also when no port would use it."""
         self.assertIn("--cert:", self.refusal("--cert", "/nowhere.pem"))
         self.assertIn("--cert:", self.refusal("--cert", "/nowhere.pem", "--port", "tcp:8000"))
+
+    def put(self, name: str, content: bytes) -> str:
+        """Write a file, and return its path."""
+        path = self.folder.parent / name
+        path.write_bytes(content)
+        return str(path)
+
+    def test_verify_keys(self) -> None:
+        """--verify-key may be given several times, and a file may hold several keys."""
+        pair = public_key(private_key("p256")) + public_key(private_key("rsa2048"))
+        options = self.parse("--verify-key", self.put("pair.pem", pair), f"--verify-key={self.put('one.pem', pair)}")
+        self.assertEqual([key.name for key in options["keys"]], ["pair.pem"] * 2 + ["one.pem"] * 2)
+        self.assertEqual([key.kind for key in options["keys"]], ["ECDSA P-256", "RSA-2048"] * 2)
+
+    def test_verify_key_in_home(self) -> None:
+        """The tilde of a key's path is the home folder, also where the shell leaves it alone."""
+        home = Path(self.mktemp()).absolute()
+        home.mkdir()
+        (home / "key.pem").write_bytes(public_key(private_key("p256")))
+        self.patch(os, "environ", {**os.environ, "HOME": str(home)})
+        self.assertEqual(len(self.parse("--verify-key=~/key.pem")["keys"]), 1)
+
+    def test_bad_verify_keys(self) -> None:
+        """What is no public key is refused in one line that names the file: private keys most of all."""
+        private = private_key("p256")
+        for content, words in (
+            (private, "holds a private key, which has no place on the server"),
+            (public_key(private) + private, "holds a private key"),
+            (b"", "is empty"),
+            (b"no key", "holds no public key in PEM form"),
+            (public_key(private)[:-30], "has no end that belongs to it"),
+            (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "is damaged"),
+            (b"\xff\xfe\0\0", "holds no public key"),
+        ):
+            file = self.put("key.pem", content)
+            good = self.put("good.pem", public_key(private))
+            message = self.refusal("--verify-key", good, "--verify-key", file)
+            self.assertTrue(message.startswith("--verify-key: "), message)
+            self.assertIn(file, message)
+            self.assertIn(words, message)
+            self.assertNotIn("\n", message)
+            self.assertNotIn("Traceback", message)
+        self.assertIn("No such file or directory", self.refusal("--verify-key", "/nowhere.pem"))
+        self.assertIn("Is a directory", self.refusal("--verify-key", str(self.folder)))
+        self.assertIn("--verify-key", self.refusal("--verify-key"))
+
+    def test_gzip(self) -> None:
+        """--gzip-esp8266 is a flag."""
+        self.assertTrue(self.parse("--gzip-esp8266")["gzip-esp8266"])
+        self.assertIn("gzip-esp8266", self.refusal("--gzip-esp8266=yes"))
 
     def test_run_by_twistd(self) -> None:
         """Run by twistd, a refusal is one line on the standard error stream, and ends with status 1."""

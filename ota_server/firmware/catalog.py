@@ -7,15 +7,17 @@ made on one snapshot, whatever happens to the folder meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
 import attrs
 from semver import Version
 
-from ota_server.firmware.image import ImageFacts
+from ota_server.firmware.facts import ESP_APPS, Format, ImageFacts
 from ota_server.firmware.naming import FileName, Kind
+from ota_server.firmware.versions import compare
 
 STABLE = "stable"
 """The channel that is the folder itself."""
@@ -60,6 +62,37 @@ class Image:
         """Its size in bytes."""
         return self.facts.size
 
+    @property
+    def chips(self) -> frozenset[str]:
+        """The chips that its name and its bytes say it is for: none, one, or two where they disagree."""
+        return frozenset(filter(None, (self.name.chip, self.facts.chip)))
+
+    @property
+    def compressed(self) -> bool:
+        """Whether a device would have to unpack it."""
+        # Chips other than Espressif's may have use for a gzip file of any name.
+        is_esp = self.facts.chip is not None and self.facts.chip.startswith("esp")
+        return self.name.compressed or (is_esp and self.facts.format is Format.GZIP)
+
+    @property
+    def for_ota(self) -> bool:
+        """Whether a device can be updated with it: it is no boot loader, and of the kind that its name says."""
+        form = self.facts.core.format
+        if self.name.kind is Kind.FILESYSTEM:
+            return not self.facts.not_for_ota and form not in ESP_APPS
+        return not self.facts.not_for_ota and form is not Format.LITTLEFS
+
+    def packs(self, plain: Image) -> bool:
+        """Say whether it is a gzip file that holds the bytes of another image of its kind, and nothing else."""
+        facts = self.facts
+        return (
+            facts.format is Format.GZIP
+            and self.name.kind is plain.name.kind
+            and facts.core.sha256 == plain.facts.sha256
+            and not facts.trailing
+            and not facts.signatures
+        )
+
 
 @attrs.frozen(eq=False)
 class Release:
@@ -68,19 +101,59 @@ class Release:
     version: Version
     images: tuple[Image, ...]
 
-    def pick(self, kind: Kind, chip: str | None, *, compressed: bool = False) -> Image | None:
-        """Return the image of a kind for a chip: the one made for that chip, or else the one for all chips."""
-        fitting = [i for i in self.images if i.name.kind is kind and i.name.compressed is compressed]
-        for wanted in (chip, None):
-            for image in fitting:
-                if image.name.chip == wanted:
-                    return image
+    def pick(self, kind: Kind, chip: str | None, family: str = "") -> Image | str:
+        """Return the image of a kind for a chip, or in a word of the decisions' reasons why there is none.
+
+        The one made for that chip is better than one that doesn't say. Where the chip is not known (None) it is one
+        whose name begins with `family`; then an image for one chip only is returned where there is no other.
+        """
+        of_kind = [image for image in self.images if image.name.kind is kind and not image.compressed]
+        able = [image for image in of_kind if image.for_ota]
+        if not able:
+            return "not-for-ota" if of_kind else "no-image"
+        if chip is not None:
+            fitting = [image for image in able if image.chips <= {chip}]
+            best: list[Image] = sorted(fitting, key=lambda i: (i.name.chip != chip, i.facts.chip != chip))
+        else:
+            fitting = [
+                image for image in able if len(image.chips) < 2 and all(each.startswith(family) for each in image.chips)
+            ]
+            best = [image for image in fitting if image.name.chip is None]
+            if not best:
+                if len({image.name.chip for image in fitting}) > 1:
+                    return "unknown-chip"
+                best = fitting
+        return best[0] if best else "wrong-chip"
+
+    def compressed(self, image: Image) -> Image | None:
+        """Return the gzip file that holds the bytes of an image of this release and nothing else, or None."""
+        for other in self.images:
+            if other.packs(image):
+                return other
         return None
 
 
+@attrs.frozen(eq=False)
+class Choice:
+    """The best image of a project for some device, or None, and what stands above it.
+
+    `withheld` is the version of the highest release above that which has no image for the device, and `reason` says
+    why; both are None where there is no such release.
+    """
+
+    image: Image | None
+    compressed: Image | None = None
+    withheld: Version | None = None
+    reason: str | None = None
+
+
 def _precedence(image: Image) -> tuple[int, int, int]:
+    """Order images by version."""
+    return _numbers(image.version)
+
+
+def _numbers(version: Version) -> tuple[int, int, int]:
     """Order the versions of files as Semantic Versioning does: these have no pre-release, so numbers are all."""
-    version = image.version
     return (version.major, version.minor, version.patch)
 
 
@@ -90,8 +163,9 @@ class Project:
 
     name: str
     releases: tuple[Release, ...]
-    _best: dict[tuple[Kind, str | None, bool], Image | None] = attrs.field(factory=dict, init=False, repr=False)
-    """What `best` answered so far: a fleet asks for the same one or two."""
+    _choices: dict[tuple[Kind, str | None, str], Choice] = attrs.field(factory=dict, init=False, repr=False)
+    """What `choose` answered so far: a fleet asks for the same few."""
+    _twins: dict[str, tuple[Image, ...]] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
     def of_images(cls, name: str, images: Iterable[Image]) -> Project:
@@ -103,19 +177,51 @@ class Project:
         groups = (tuple(group) for _, group in groupby(ordered, _precedence))
         return cls(name, tuple(Release(group[0].version, group) for group in groups))
 
-    def best(self, kind: Kind = Kind.APP, chip: str | None = None, *, compressed: bool = False) -> Image | None:
-        """Return the image of highest precedence of a kind for a chip, or None where there is none."""
-        wanted = (kind, chip, compressed)
+    def choose(self, kind: Kind = Kind.APP, chip: str | None = None, family: str = "") -> Choice:
+        """Choose the image of highest precedence of a kind for a chip; see Release.pick."""
+        wanted = (kind, chip, family)
         try:
-            return self._best[wanted]
+            return self._choices[wanted]
         except KeyError:
-            picked = (release.pick(kind, chip, compressed=compressed) for release in self.releases)
-            best = self._best[wanted] = next(filter(None, picked), None)
-            return best
+            choice = self._choices[wanted] = self._choose(*wanted)
+            return choice
+
+    def _choose(self, kind: Kind, chip: str | None, family: str) -> Choice:
+        withheld, reason = None, None
+        for release in self.releases:
+            picked = release.pick(kind, chip, family)
+            if isinstance(picked, Image):
+                return Choice(picked, release.compressed(picked), withheld, reason)
+            if withheld is None and picked != "no-image":
+                withheld, reason = release.version, picked
+        return Choice(None, None, withheld, reason)
 
     def release(self, version: Version) -> Release | None:
         """Return the release of a version, or None."""
-        return next((release for release in self.releases if release.version == version), None)
+        place = self._find(version)
+        found = self.releases[place] if place < len(self.releases) else None
+        return found if found is not None and compare(found.version, version) == 0 else None
+
+    def below(self, version: Version) -> Iterator[Release]:
+        """Yield the releases below a version, highest first."""
+        for place in range(self._find(version), len(self.releases)):
+            if compare(self.releases[place].version, version):
+                yield self.releases[place]
+
+    def _find(self, version: Version) -> int:
+        """Return where in the releases a version is, or would be."""
+        wanted = (version.major, version.minor, version.patch)
+        return bisect_left(self.releases, True, key=lambda release: _numbers(release.version) <= wanted)
+
+    def twins(self, image: Image) -> tuple[Image, ...]:
+        """Return all images of the project that hold the same bytes as this one, itself among them."""
+        if not self._twins:
+            groups: dict[str, list[Image]] = {}
+            for release in self.releases:
+                for each in release.images:
+                    groups.setdefault(each.facts.sha256, []).append(each)
+            self._twins.update((sha256, tuple(images)) for sha256, images in groups.items())
+        return self._twins.get(image.facts.sha256, ())
 
 
 @attrs.frozen(eq=False)
@@ -143,6 +249,11 @@ class Catalog:
         """Return a project of a channel, or None where either is unknown."""
         found = self.channels.get(channel)
         return found.projects.get(name) if found else None
+
+    def image(self, channel: str, file_name: str) -> Image | None:
+        """Return the image of a file of a channel, or None where there is none."""
+        found = self.channels.get(channel)
+        return found.files.get(file_name) if found else None
 
     def __len__(self) -> int:
         return sum(len(channel.files) for channel in self.channels.values())

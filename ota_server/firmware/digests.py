@@ -7,8 +7,11 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import cattrs
+
 from ota_server.firmware.catalog import FileIdentity
-from ota_server.firmware.image import ImageError, ImageFacts
+from ota_server.firmware.facts import ImageFacts
+from ota_server.firmware.image import ImageError
 
 _INODES = 1 << 64
 
@@ -24,15 +27,18 @@ _NOT_ITS_FAULT = {
 LOCK_PATIENCE = 5
 """How long to wait for another process that uses the file, in seconds."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever reading an image finds out more, so that everything is read anew."""
 
-Finding = ImageFacts | ImageError
-"""What reading a file found: its facts, or why it must not be offered."""
+Outcome = ImageFacts | ImageError
+"""What came of reading a file: its facts, or why there is nothing to say of it."""
+
+# What is not said otherwise is left out: most files have few facts, and there may be a hundred thousand.
+_converter = cattrs.Converter(omit_if_default=True, detailed_validation=False)
 
 
 class DigestStore:
-    """Findings by the identity of the file they are of.
+    """What came of reading files, by the identity of the file they are of.
 
     Losing it costs time, never correctness: a file that is unreadable as a database, or of another format,
     is begun anew. One thread at a time may use it. `path` None keeps nothing.
@@ -41,7 +47,7 @@ class DigestStore:
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
-    def load(self) -> dict[FileIdentity, Finding]:
+    def load(self) -> dict[FileIdentity, Outcome]:
         """Return everything that is kept. Raises OSError where the file can't be made, or used now."""
         if self._path is None:
             return {}
@@ -54,7 +60,7 @@ class DigestStore:
                 Path(f"{self._path}{suffix}").unlink(missing_ok=True)
             return {}
 
-    def _load(self, path: Path) -> dict[FileIdentity, Finding]:
+    def _load(self, path: Path) -> dict[FileIdentity, Outcome]:
         with _Connection(path) as database:
             if database.execute("PRAGMA user_version").fetchone()[0] != FORMAT:
                 # An empty table needs not be safe on disk; beside many new files that may take seconds.
@@ -62,14 +68,14 @@ class DigestStore:
                     "PRAGMA synchronous = OFF;"
                     "DROP TABLE IF EXISTS digests;"
                     "CREATE TABLE digests (inode INTEGER, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER,"
-                    " finding TEXT NOT NULL, PRIMARY KEY (inode, size, mtime_ns, ctime_ns)) WITHOUT ROWID;"
+                    " outcome TEXT NOT NULL, PRIMARY KEY (inode, size, mtime_ns, ctime_ns)) WITHOUT ROWID;"
                     f"PRAGMA user_version = {FORMAT};"
                 )
-            rows = database.execute("SELECT inode, size, mtime_ns, ctime_ns, finding FROM digests")
-            return {FileIdentity(row[0] % _INODES, *row[1:4]): _decode(row[4], row[1]) for row in rows}
+            rows = database.execute("SELECT inode, size, mtime_ns, ctime_ns, outcome FROM digests")
+            return {FileIdentity(row[0] % _INODES, *row[1:4]): _decode(row[4]) for row in rows}
 
-    def save(self, come: Mapping[FileIdentity, Finding], gone: Iterable[FileIdentity]) -> None:
-        """Keep new findings and forget those of files that are no more. Raises OSError where it can't write."""
+    def save(self, come: Mapping[FileIdentity, Outcome], gone: Iterable[FileIdentity]) -> None:
+        """Keep what is new and forget what came of files that are no more. Raises OSError where it can't write."""
         if self._path is None:
             return
         try:
@@ -80,7 +86,7 @@ class DigestStore:
                 )
                 database.executemany(
                     "INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)",
-                    ((*_encode_identity(identity), _encode(finding)) for identity, finding in come.items()),
+                    ((*_encode_identity(identity), _encode(outcome)) for identity, outcome in come.items()),
                 )
         except sqlite3.Error as error:
             raise OSError(f"can't write {self._path}: {error}") from error
@@ -112,15 +118,14 @@ def _encode_identity(identity: FileIdentity) -> tuple[int, int, int, int]:
     return (inode, *identity[1:])
 
 
-def _encode(finding: Finding) -> str:
-    if isinstance(finding, ImageError):
-        return json.dumps({"error": str(finding)})
-    return json.dumps([finding.md5, finding.sha256, finding.chip, *finding.sketch_hashes])
+def _encode(outcome: Outcome) -> str:
+    if isinstance(outcome, ImageError):
+        return json.dumps({"error": [outcome.offset, outcome.reason]})
+    return json.dumps(_converter.unstructure(outcome))
 
 
-def _decode(text: str, size: int) -> Finding:
+def _decode(text: str) -> Outcome:
     kept = json.loads(text)
-    if isinstance(kept, dict):
-        return ImageError(kept["error"])
-    md5, sha256, chip, *sketch_hashes = kept
-    return ImageFacts(size, md5, sha256, chip, tuple(sketch_hashes))
+    if "error" in kept:
+        return ImageError(*kept["error"])
+    return _converter.structure(kept, ImageFacts)

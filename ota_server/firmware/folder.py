@@ -9,21 +9,30 @@ import gc
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 import attrs
 
-from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image
-from ota_server.firmware.digests import DigestStore, Finding
+from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image, Project
+from ota_server.firmware.digests import DigestStore, Outcome
+from ota_server.firmware.facts import ImageFacts
 from ota_server.firmware.image import ImageError, read_image
+from ota_server.firmware.lint import Finding, lint
 from ota_server.firmware.naming import FileName, NamingError, is_name, parse_file_name
+from ota_server.firmware.packing import Packer
+from ota_server.firmware.signatures import VerifyKey, find_signer
+from ota_server.firmware.stream import open_without_waiting
 
 SETTLE_TIME = 1.0
 """How long a file must have been seen unchanged before it is read and offered, in seconds."""
+
+OPAQUE_SETTLE_TIME = 2.0
+"""The same for a file that doesn't tell by itself whether it is whole, in seconds."""
 
 SMALL = 1 << 16
 """Files of up to so many bytes are read one after the other, since handing each to a thread would cost more."""
@@ -38,23 +47,32 @@ that set its time may be that of another machine, and a little behind."""
 
 @attrs.frozen
 class Notice:
-    """One thing about a file that its owner should know: a file that isn't served, and why."""
+    """One thing about a file that its owner should know, as a sentence that begins with the file's name.
+
+    `word` is short and stable: `not-served`, or one of `lint`. `serious` ones are likely to be mistakes.
+    """
 
     file: str
     reason: str
+    word: str = "not-served"
+    serious: bool = True
+
+
+_IN_ORDER = attrgetter("file", "reason", "word")
 
 
 @attrs.frozen
 class Reading:
     """What one reading of the folder gave.
 
-    `notices` are those not given before. `unsettled` says that some file is still changing, and that it is
-    worth reading again after SETTLE_TIME. `folders` are those that were listed, each with its inode number.
-    `linked` says that something there has another name, by which it may change unnoticed.
+    `notices` are those not given before, and `standing` all there are. `unsettled` says that some file is still
+    changing, and that it is worth reading again after SETTLE_TIME. `folders` are those that were listed, each with its
+    inode number. `linked` says that something there has another name, by which it may change unnoticed.
     """
 
     catalog: Catalog
     notices: tuple[Notice, ...]
+    standing: tuple[Notice, ...]
     unsettled: bool
     folders: frozenset[tuple[Path, int]]
     linked: bool
@@ -67,20 +85,33 @@ class _Seen:
     identity: FileIdentity
     since: float
     image: Image | None = None
+    quiet: bool = False
+    """Whether it has stood still long enough for any file."""
+    reason: str | None = None
+    """Why it is not offered; empty where nothing is against it, None where that isn't known yet."""
 
 
 class Folder:
-    """A firmware folder, and what is known of it since the last reading. One thread at a time may read it."""
+    """A firmware folder, and what is known of it since the last reading. One thread at a time may read it.
 
-    def __init__(self, root: Path, digests: DigestStore) -> None:
+    With `keys` only images are offered that one of these signed. `packer` compresses images for devices that unpack.
+    """
+
+    def __init__(
+        self, root: Path, digests: DigestStore, keys: Sequence[VerifyKey] = (), packer: Packer | None = None
+    ) -> None:
         self.root = root
         self.catalog = Catalog.empty()
         self._digests = digests
-        self._findings: dict[FileIdentity, Finding] | None = None
+        self._keys = keys
+        self._packer = packer
+        self._outcomes: dict[FileIdentity, Outcome] | None = None
+        self._findings: dict[Image, tuple[Project, tuple[Notice, ...]]] = {}
+        self._linted: Catalog | None = None
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._names: dict[str, FileName | str] = {}
         self._given: set[Notice] = set()
-        self._come: dict[FileIdentity, Finding] = {}
+        self._come: dict[FileIdentity, Outcome] = {}
         self._gone: set[FileIdentity] = set()
         self._unreadable: dict[FileIdentity, str] = {}
         self._linked = False
@@ -97,9 +128,9 @@ class Folder:
         of files that are known to be written to: they aren't settled, however long they stand still. Raises OSError
         where the folder can't be listed, InterruptedError after `close`.
         """
-        if self._findings is None:
+        if self._outcomes is None:
             with _no_collection(True):
-                self._findings = self._load()
+                self._outcomes = self._load()
         notices: set[Notice] = set()
         self._linked = os.path.realpath(self.root) != os.path.abspath(self.root)
         folders = {(self.root, os.stat(self.root).st_ino)}
@@ -125,6 +156,7 @@ class Folder:
             # Twisted's clock is the time of day, which may be set back.
             last.since = min(last.since, monotonic)
             quiet = now - max(identity.mtime_ns, identity.ctime_ns) / 1e9 >= QUIET_TIME
+            last.quiet = quiet or monotonic - last.since >= OPAQUE_SETTLE_TIME
             if quiet or monotonic - last.since >= SETTLE_TIME:
                 unread[key] = name
             else:
@@ -134,16 +166,38 @@ class Folder:
             for key, name in unread.items():
                 unsettled |= not self._shelve(key, name, seen[key], notices)
             self._seen = seen
-            self._publish()
+            come = self._publish()
+            self._lint(come)
         self._come.update(found)
         self._gone |= self._forget()
+        for _, findings in self._findings.values():
+            notices.update(findings)
         fresh = notices - self._given
         self._given = notices
         return Reading(
-            self.catalog, tuple(sorted(fresh, key=attrs.astuple)), unsettled, frozenset(folders), self._linked
+            self.catalog,
+            tuple(sorted(fresh, key=_IN_ORDER)),
+            tuple(sorted(notices, key=_IN_ORDER)),
+            unsettled,
+            frozenset(folders),
+            self._linked,
         )
 
-    def _load(self) -> dict[FileIdentity, Finding]:
+    @property
+    def packs(self) -> bool:
+        """Whether images are compressed."""
+        return self._packer is not None
+
+    def pack(self) -> tuple[Catalog, bool]:
+        """Compress some of what devices may unpack; return the catalog with it, and whether there is more to do.
+
+        Raises InterruptedError after `close`, and OSError where it can't be kept; nothing is lost then.
+        """
+        more = self._packer is not None and self._packer.pack(self.catalog, self._goes_on)
+        self._publish()
+        return self.catalog, more
+
+    def _load(self) -> dict[FileIdentity, Outcome]:
         try:
             return self._digests.load()
         except OSError:
@@ -205,12 +259,12 @@ class Folder:
     def _path(self, key: tuple[str, str]) -> str:
         return f"{self.root}/{_place(*key)}"
 
-    def _find_out(self, wanted: dict[FileIdentity, tuple[str, str]]) -> dict[FileIdentity, Finding]:
-        """Read the files whose findings aren't known yet, and return what was found."""
-        assert self._findings is not None
-        unknown = {identity: self._path(key) for identity, key in wanted.items() if identity not in self._findings}
+    def _find_out(self, wanted: dict[FileIdentity, tuple[str, str]]) -> dict[FileIdentity, Outcome]:
+        """Read the files of which nothing is known yet, and return what came of it."""
+        assert self._outcomes is not None
+        unknown = {identity: self._path(key) for identity, key in wanted.items() if identity not in self._outcomes}
         large = {identity: path for identity, path in unknown.items() if identity.size > SMALL}
-        results: dict[FileIdentity, Finding | None] = {}
+        results: dict[FileIdentity, Outcome | None] = {}
         self._unreadable.clear()
         if large:
             # Hashing lets other threads run meanwhile, so two or four share the work of a first start.
@@ -218,21 +272,21 @@ class Folder:
                 results.update(zip(large, readers.map(self._examine, large.values(), large), strict=True))
         for identity in unknown.keys() - large.keys():
             results[identity] = self._examine(unknown[identity], identity)
-        found = {identity: finding for identity, finding in results.items() if finding is not None}
-        self._findings.update(found)
+        found = {identity: outcome for identity, outcome in results.items() if outcome is not None}
+        self._outcomes.update(found)
         return found
 
-    def _examine(self, path: str, identity: FileIdentity) -> Finding | None:
+    def _examine(self, path: str, identity: FileIdentity) -> Outcome | None:
         """Read one file; None where it changed meanwhile or can't be read now, so that a later reading decides."""
         if self._closing.is_set():
             raise InterruptedError("reading was called off")
         try:
             with open(path, "rb", buffering=0, opener=open_without_waiting) as file:
                 try:
-                    finding: Finding = read_image(file, self._goes_on)
+                    outcome: Outcome = read_image(file, self._goes_on)
                 except ImageError as error:
-                    finding = error
-                return finding if identify(file.fileno()) == identity else None
+                    outcome = error
+                return outcome if identify(file.fileno()) == identity else None
         except InterruptedError:
             raise
         except OSError as error:
@@ -244,36 +298,91 @@ class Folder:
 
     def _shelve(self, key: tuple[str, str], name: FileName, seen: _Seen, notices: set[Notice]) -> bool:
         """Make a settled file an image of the catalog, or note why not; False where that isn't known yet."""
-        assert self._findings is not None
-        finding = self._findings.get(seen.identity)
-        if finding is None:
+        assert self._outcomes is not None
+        outcome = self._outcomes.get(seen.identity)
+        if outcome is None:
             if seen.identity in self._unreadable:
                 notices.add(Notice(_place(*key), self._unreadable[seen.identity]))
-        elif isinstance(finding, ImageError):
-            notices.add(Notice(_place(*key), f"is not offered: {finding}"))
-        else:
-            seen.image = Image(key[0], self._path(key), key[1], name, seen.identity, finding)
-        return finding is not None or seen.identity in self._unreadable
+            return seen.identity in self._unreadable
+        if seen.reason is None:
+            seen.reason = _find_reason(outcome, self._keys)
+        if seen.reason:
+            notices.add(Notice(_place(*key), f"is not offered: {seen.reason}"))
+            return True
+        assert isinstance(outcome, ImageFacts)
+        if not outcome.tells_its_end and not seen.quiet:
+            return False
+        seen.image = Image(key[0], self._path(key), key[1], name, seen.identity, outcome)
+        return True
 
-    def _publish(self) -> None:
-        """Make a new catalog if any image came or went."""
+    def _publish(self) -> list[Image]:
+        """Make a new catalog if any image came or went; return those that came."""
         channels: dict[str, dict[str, Image]] = {}
         for (channel, file), seen in self._seen.items():
             if seen.image is not None:
                 channels.setdefault(channel, {})[file] = seen.image
+        if self._packer is not None:
+            self._packer.add_to(channels)
         old = {name: channel.files for name, channel in self.catalog.channels.items() if channel.files}
-        if channels != old:
-            self.catalog = self.catalog.replace(channels)
+        if channels == old:
+            return []
+        self.catalog = self.catalog.replace(channels)
+        return [
+            image
+            for channel, files in channels.items()
+            for file, image in files.items()
+            if old.get(channel, {}).get(file) is not image
+        ]
+
+    def _lint(self, come: list[Image]) -> None:
+        """Find what is odd about new images; at the start about those only that devices would be sent."""
+        if self.catalog is self._linted:
+            return
+        first, self._linted = self._linted is None, self.catalog
+        for image, (old, before) in list(self._findings.items()):
+            project = self.catalog.project(image.channel, image.project)
+            if project is old:
+                continue
+            del self._findings[image]
+            if project is not None and self.catalog.image(image.channel, image.file_name) is image:
+                # What it was compared with may have come or gone since: then there is less to say of it, never more.
+                holding = set(_notice(image, lint(image, project)))
+                if still := tuple(notice for notice in before if notice in holding):
+                    self._findings[image] = project, still
+        together = set() if first else set(come)
+        for image in come:
+            project = self.catalog.project(image.channel, image.project)
+            if project is None or (first and image not in project.releases[0].images):
+                continue
+            new = not first and not together.issuperset(project.releases[0].images)
+            if findings := _notice(image, lint(image, project, new=new)):
+                self._findings[image] = project, findings
 
     def _forget(self) -> set[FileIdentity]:
-        """Drop what is remembered of names and files that are no more; return whose findings went."""
-        assert self._findings is not None
-        gone = self._findings.keys() - {seen.identity for seen in self._seen.values()}
+        """Drop what is remembered of names and files that are no more; return those of the files."""
+        assert self._outcomes is not None
+        gone = self._outcomes.keys() - {seen.identity for seen in self._seen.values()}
         for identity in gone:
-            del self._findings[identity]
+            del self._outcomes[identity]
         if len(self._names) > 2 * len(self._seen) + 1000:
             self._names.clear()
         return gone
+
+
+def _find_reason(outcome: Outcome, keys: Sequence[VerifyKey]) -> str:
+    """Say why a file that was read must not be offered; nothing where nothing is against it."""
+    if isinstance(outcome, ImageError):
+        return outcome.reason
+    if outcome.damage is not None:
+        return outcome.damage.reason
+    if keys and find_signer(outcome.signatures, keys) is None:
+        return "none of its signatures is by a key of --verify-key" if outcome.signatures else "it has no signature"
+    return ""
+
+
+def _notice(image: Image, findings: tuple[Finding, ...]) -> tuple[Notice, ...]:
+    place = _place(image.channel, image.file_name)
+    return tuple(Notice(place, each.text, each.word, each.serious) for each in findings)
 
 
 @contextmanager
@@ -296,11 +405,6 @@ def _no_collection(wanted: bool) -> Iterator[None]:
 
 def _place(channel: str, file: str) -> str:
     return file if channel == STABLE else f"{channel}/{file}"
-
-
-def open_without_waiting(path: str, flags: int) -> int:
-    """Open a file for `open`, or by itself; what was put in its place and is no file (a pipe) is not waited for."""
-    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def identify(descriptor: int) -> FileIdentity:

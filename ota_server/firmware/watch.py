@@ -18,12 +18,12 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.filepath import FilePath
 from twisted.python.threadpool import ThreadPool
 
 from ota_server.firmware.catalog import Catalog
-from ota_server.firmware.folder import SETTLE_TIME, Folder, Reading
+from ota_server.firmware.folder import SETTLE_TIME, Folder, Notice, Reading
 from ota_server.firmware.mounts import is_reliable
 
 MIN_INTERVAL = 1.0
@@ -76,6 +76,8 @@ class FolderWatcher(Service):
         hints: Callable[[Callable[[], None]], Hints] | None = None,
     ) -> None:
         self.catalog: Catalog | None = None
+        self.notices: tuple[Notice, ...] = ()
+        """What there is to know of the folder's files: those that aren't served, and what is odd about the others."""
         self._folder = folder
         self._reactor = reactor
         self._pool = pool
@@ -162,6 +164,7 @@ class FolderWatcher(Service):
             unsettled = self._take(reading)
             self._tell("folder", "")
             await self._keep()
+            unsettled |= await self._pack()
         except OSError as error:
             self._reliable = False
             self._tell("folder", f"{self._folder.root} is served as it was read last: {error}")
@@ -172,7 +175,10 @@ class FolderWatcher(Service):
     def _take(self, reading: Reading) -> bool:
         """Publish what was read; return whether something is still changing."""
         for notice in reading.notices:
-            self.log.error("{file!a} {reason}", file=notice.file, reason=notice.reason)
+            # The default level shows what is likely to be a mistake, and no more.
+            level = LogLevel.error if notice.serious else LogLevel.warn
+            self.log.emit(level, "{file!a} {reason}", file=notice.file, reason=notice.reason, word=notice.word)
+        self.notices = reading.standing
         if self._hints is not None:
             reliable, come = self._hints.watch(reading.folders)
             self._reliable = reliable and not reading.linked
@@ -181,21 +187,25 @@ class FolderWatcher(Service):
         first = self.catalog is None
         if first and reading.unsettled and self._reactor.seconds() - self._started < MAX_FIRST_WAIT:
             return True
-        if reading.catalog is not self.catalog:
-            self.catalog = reading.catalog
-            self.log.info(
-                "{folder}: {images} images of {projects} projects",
-                folder=str(self._folder.root),
-                images=len(reading.catalog),
-                projects=sum(len(channel.projects) for channel in reading.catalog.channels.values()),
-            )
-            try:
-                self._published(reading.catalog)
-            finally:
-                waiters, self._waiters = self._waiters, []
-                for ready in waiters:
-                    ready.callback(None)
+        self._publish(reading.catalog)
         return reading.unsettled
+
+    def _publish(self, catalog: Catalog) -> None:
+        if catalog is self.catalog:
+            return
+        self.catalog = catalog
+        self.log.info(
+            "{folder}: {images} images of {projects} projects",
+            folder=str(self._folder.root),
+            images=len(catalog),
+            projects=sum(len(channel.projects) for channel in catalog.channels.values()),
+        )
+        try:
+            self._published(catalog)
+        finally:
+            waiters, self._waiters = self._waiters, []
+            for ready in waiters:
+                ready.callback(None)
 
     def _writing(self) -> AbstractSet[str]:
         return frozenset() if self._hints is None else self._hints.writing(self._reactor.seconds())
@@ -206,6 +216,21 @@ class FolderWatcher(Service):
             self._tell("state", "")
         except OSError as error:
             self._tell("state", f"a restart will read all files anew: {error}")
+
+    async def _pack(self) -> bool:
+        """Compress some of what there is to compress, and publish it; return whether there is more to do."""
+        if not self._folder.packs or self.catalog is None or not self.running:
+            return False
+        try:
+            catalog, more = await deferToThreadPool(self._reactor, self._pool, self._folder.pack)
+        except InterruptedError:
+            return False
+        except OSError as error:
+            self._tell("packing", f"images are sent as they are, for compressing failed: {error}")
+            return False
+        self._tell("packing", "")
+        self._publish(catalog)
+        return more
 
     def _tell(self, what: str, trouble: str) -> None:
         """Log a trouble once, and its end; devices are served meanwhile."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from urllib.parse import parse_qs
 
 import attrs
 
@@ -50,6 +52,8 @@ class Dialect:
     mac: bytes
     chip_id: bytes
     free_space: bytes
+    sketch_size: bytes
+    chip_size: bytes
     sketch_md5: bytes
     sketch_sha256: bytes
 
@@ -65,6 +69,8 @@ class Dialect:
             mac=prefix + b"Sta-Mac",
             chip_id=prefix + b"Chip-Id",
             free_space=prefix + b"Free-Space",
+            sketch_size=prefix + b"Sketch-Size",
+            chip_size=prefix + b"Chip-Size",
             sketch_md5=prefix + b"Sketch-Md5",
             sketch_sha256=prefix + b"Sketch-Sha256",
         )
@@ -88,9 +94,10 @@ FAMILIES = {dialect.name: dialect.family for dialect in DIALECTS}
 class CheckIn:
     """What one request says about its device. Whatever it doesn't say, or says unreadably, is None.
 
-    `project` and `channel` are those of the address. `version` is the reported text, not read yet.
-    `device` is the MAC address (`5C:CF:7F:00:11:22`), or else the chip id. `free_space` is in bytes. The
-    hashes are lower-case hexadecimal.
+    `project` and `channel` are those of the address. `chip` is that of the dialect, or else what the address names
+    in `?chip=`, which may be no chip at all. `version` is the reported text, not read yet. `device` is the MAC address
+    (`5C:CF:7F:00:11:22`), or else the chip id. `free_space` is the room for a new sketch, `sketch_size` the size of
+    the one that runs, `chip_size` that of the flash, all in bytes. The hashes are lower-case hexadecimal.
     """
 
     channel: str
@@ -101,6 +108,8 @@ class CheckIn:
     version: str | None = None
     mode: Mode = Mode.SKETCH
     free_space: int | None = None
+    sketch_size: int | None = None
+    chip_size: int | None = None
     sketch_md5: str | None = None
     sketch_sha256: str | None = None
 
@@ -111,13 +120,25 @@ _MD5 = re.compile(rb"[0-9a-f]{32}")
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
-def read_check_in(channel: str, project: str, headers: Headers) -> CheckIn:
-    """Read what a request for `/{project}` or `/{channel}/{project}` says of its device; never fails."""
+@lru_cache(maxsize=1024)
+def read_chip(query: bytes) -> str | None:
+    """Return what the query of an address names as the chip, in lower case and without dashes, or None."""
+    # As text, since of bytes parse_qs takes none but ASCII.
+    values = parse_qs(query[:200].decode("latin-1")).get("chip") if query else None
+    return values[0].lower().replace("-", "") if values else None
+
+
+def read_check_in(channel: str, project: str, headers: Headers, query: bytes = b"") -> CheckIn:
+    """Read what a request for `/{project}` or `/{channel}/{project}` says of its device; never fails.
+
+    `query` is what stands behind the question mark.
+    """
+    chip = read_chip(query)
     for dialect in DIALECTS:
         if dialect.version in headers or dialect.mode in headers or dialect.mac in headers:
             break
     else:
-        return CheckIn(channel, project)
+        return CheckIn(channel, project, chip=chip)
 
     def first(name: bytes) -> bytes | None:
         values = headers.get(name)
@@ -126,16 +147,22 @@ def read_check_in(channel: str, project: str, headers: Headers) -> CheckIn:
     mac = first(dialect.mac)
     version = first(dialect.version)
     mode = first(dialect.mode)
-    free_space = _matching(_NUMBER, first(dialect.free_space))
+
+    def number(name: bytes) -> int | None:
+        text = _matching(_NUMBER, first(name))
+        return None if text is None else int(text)
+
     return CheckIn(
         channel,
         project,
         dialect.name,
-        dialect.chip,
+        dialect.chip or chip,
         _matching(_MAC, mac and mac.upper()) or _matching(_NUMBER, first(dialect.chip_id)),
         version.decode("utf-8", "replace") if version else None,
         Mode.SKETCH if mode is None else _MODES.get(mode.lower(), Mode.UNKNOWN),
-        None if free_space is None else int(free_space),
+        number(dialect.free_space),
+        number(dialect.sketch_size),
+        number(dialect.chip_size),
         _matching(_MD5, first(dialect.sketch_md5), lower=True),
         _matching(_SHA256, first(dialect.sketch_sha256), lower=True),
     )

@@ -23,7 +23,7 @@ _MAX_IMAGES = 4
 _MAX_OFFSETS = 16
 
 Place = tuple[str, bytes]
-"""Who downloads what: the network address of the client, and the path that it asks for."""
+"""Who downloads what: the network address of the client, and the path that it asks for, with its query."""
 
 
 @attrs.define

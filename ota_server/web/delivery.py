@@ -21,7 +21,8 @@ from twisted.web.static import NoRangeStaticProducer
 from zope.interface import implementer
 
 from ota_server.firmware.catalog import Image
-from ota_server.firmware.folder import identify, open_without_waiting
+from ota_server.firmware.folder import identify
+from ota_server.firmware.stream import open_without_waiting
 from ota_server.web.continuation import Continuations
 
 if TYPE_CHECKING:

@@ -92,13 +92,14 @@ def send_image(
         # user agent. ESP-IDF, which wants 206, does.
         range_header = None
     if_range = _first(request, b"If-Range")
-    place = (str(getattr(request.getClientAddress(), "host", "")), request.path)
+    # For another chip (`?chip=`) another image is sent.
+    place = (str(getattr(request.getClientAddress(), "host", "")), b"%s?%s" % (request.path, request.query))
     now = request.site.reactor.seconds()
     if range_header is not None and if_range is None:
         piece = parse_range(range_header, image.size)
         start = piece.start if isinstance(piece, Part) else image.size if isinstance(piece, Unsatisfiable) else 0
         begun = deliveries.continuations.find(place, start, now)
-        if begun is not None and begun is not image:
+        if begun is not None and begun is not image and _is_alike(begun, image):
             image = begun
             refused = lambda: _answer_unsatisfiable(request, image.size, reason_field("image-changed"))  # noqa: E731
     outcome = evaluate(
@@ -133,6 +134,11 @@ def send_image(
         deliveries.send(request, image, code, head, start, length, refused)
 
 
+def _is_alike(begun: Image, image: Image) -> bool:
+    """Say whether one device may have been sent both: other devices may share its address."""
+    return (begun.name.kind, begun.chips, begun.compressed) == (image.name.kind, image.chips, image.compressed)
+
+
 def _answer_unsatisfiable(request: DeviceRequest, size: int, extra: bytes) -> None:
     """Answer 416, which tells a client that fetches pieces to begin anew; `size` is in bytes."""
     request.respond(http.REQUESTED_RANGE_NOT_SATISFIABLE, b"Content-Range: bytes */%d\r\n%s" % (size, extra))
@@ -155,12 +161,13 @@ class FirmwareResource(Resource):
         self._project = project
         self._deliveries = deliveries
 
-    def answer_check(self, headers: Headers, get_peer: Callable[[], IAddress] | None) -> bytes | None:
+    def answer_check(self, headers: Headers, query: bytes, get_peer: Callable[[], IAddress] | None) -> bytes | None:
         """Return the header fields of a 304, in wire form, where that is the answer; otherwise None.
 
-        `get_peer` is given where decisions are to be logged.
+        `query` is what stands behind the question mark of the address. `get_peer` is given where decisions are to be
+        logged.
         """
-        check_in = read_check_in(self._channel, self._project, headers)
+        check_in = read_check_in(self._channel, self._project, headers, query)
         decision = decide(check_in, self._catalog)
         if not isinstance(decision, UpToDate | Withhold):
             return None
@@ -171,7 +178,7 @@ class FirmwareResource(Resource):
     def render(self, request: DeviceRequest) -> int:
         """Decide, and answer as decided."""
         headers = dict(request.requestHeaders.getAllRawHeaders())
-        check_in = read_check_in(self._channel, self._project, headers)
+        check_in = read_check_in(self._channel, self._project, headers, request.query)
         decision = decide(check_in, self._catalog)
         if request.site.log_decisions:
             self._log(request.getClientAddress(), check_in, decision)

@@ -30,9 +30,10 @@ _canonical_names: dict[bytes, bytes] = {}
 
 @attrs.frozen
 class QuickHead:
-    """The head of a plain request: path without query, header fields, and what decides on the connection."""
+    """The head of a plain request: path, query, header fields, and what decides on the connection."""
 
     path: bytes
+    query: bytes
     headers: Headers
     version: bytes
     persistent: bool
@@ -64,7 +65,8 @@ def read_head(data: bytes) -> QuickHead | None:
         connection = headers.get(b"Connection")
         persistent = connection is None or b"close" not in connection[0].lower().split(b" ")
         version = b"HTTP/1.1"
-    return QuickHead(path.partition(b"?")[0], headers, version, persistent)
+    path, _, query = path.partition(b"?")
+    return QuickHead(path, query, headers, version, persistent)
 
 
 def _canonicalise(name: bytes) -> bytes | None:

@@ -191,7 +191,9 @@ class DeviceSite(server.Site):
             resource = self.resource.find_firmware(request.path)
             if resource is None:
                 return None
-            fields = resource.answer_check(request.headers, channel.getPeer if self.log_decisions else None)
+            fields = resource.answer_check(
+                request.headers, request.query, channel.getPeer if self.log_decisions else None
+            )
         except Exception:  # noqa: BLE001 - it fails once more on the long way, where the client is told
             return None
         if fields is None:

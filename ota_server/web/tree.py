@@ -14,8 +14,9 @@ from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
-from ota_server.firmware.catalog import STABLE, Catalog, Channel, Image
+from ota_server.firmware.catalog import STABLE, Catalog, Channel, Image, Release
 from ota_server.firmware.naming import CHIPS, FileName, Kind, NamingError, parse_file_name
+from ota_server.fleet.checkin import read_chip
 from ota_server.web.delivery import Deliveries
 from ota_server.web.firmware import FirmwareResource, ImageResource, TextResource, reason_field
 
@@ -45,6 +46,9 @@ class Shelf(Protocol):
 UNKNOWN_PROJECT = TextResource("unknown project\n", http.NOT_FOUND, reason_field("unknown-project"))
 """What addresses lead to that lead to nothing."""
 
+UNKNOWN_CHIP = TextResource("no image for this chip\n", http.NOT_FOUND, reason_field("wrong-chip"))
+CHIP_NEEDED = TextResource("name a chip: ?chip=CHIP\n", http.NOT_FOUND, reason_field("unknown-chip"))
+
 
 class ChannelResource(Resource):
     """The projects and files of one channel, as they are in one snapshot of the catalog."""
@@ -55,54 +59,62 @@ class ChannelResource(Resource):
         self._channel = channel
         self._deliveries = deliveries
         # Only names that lead somewhere come in, so that it can't be filled from outside.
-        self._made: dict[bytes, Resource] = {}
+        self._made: dict[tuple[bytes, str | None], Resource] = {}
 
     def getChild(self, path: bytes, request: DeviceRequest | None) -> Resource:
         """Return the resource of a project, of a file or of a text beside one."""
         if request is not None and request.postpath:
             return UNKNOWN_PROJECT
+        chip = read_chip(request.query) if request is not None else None
         try:
-            return self._made[path]
+            return self._made[path, chip]
         except KeyError:
-            resource = self._make(path)
+            resource = self._make(path, chip)
             if resource is None:
                 return UNKNOWN_PROJECT
-            self._made[path] = resource
+            if chip is None or chip in CHIPS:
+                self._made[path, chip] = resource
             return resource
 
-    def _make(self, path: bytes) -> Resource | None:
+    def _make(self, path: bytes, chip: str | None) -> Resource | None:
         try:
             name = path.decode("ascii")
         except UnicodeDecodeError:
             return None
         if name in self._channel.projects:
             return FirmwareResource(self._catalog, self._channel.name, name, self._deliveries)
-        image = self._find(name)
-        if image is not None:
-            return ImageResource(image, self._deliveries)
+        if chip is not None and chip not in CHIPS:
+            return UNKNOWN_CHIP
+        found = self._find(name, chip)
+        if found is not None:
+            return ImageResource(found, self._deliveries) if isinstance(found, Image) else _EXPLANATIONS.get(found)
         base, _, what = name.rpartition(".")
-        image = self._find(base) or self._newest(base, compressed=False)
-        if image is not None:
-            # The forms of md5sum and sha256sum: the clients read the first word.
-            match what:
-                case "md5":
-                    return TextResource(f"{image.facts.md5}  {image.file_name}\n")
-                case "sha256":
-                    return TextResource(f"{image.facts.sha256}  {image.file_name}\n")
-                case "version":
-                    return TextResource(f"{image.version}\n")
-        return None
+        if what not in ("md5", "sha256", "version"):
+            return None
+        found = self._find(base, chip) or self._newest(base, chip, compressed=False)
+        if not isinstance(found, Image):
+            return None if found is None else _EXPLANATIONS.get(found)
+        # The forms of md5sum and sha256sum: the clients read the first word.
+        match what:
+            case "md5":
+                return TextResource(f"{found.facts.md5}  {found.file_name}\n")
+            case "sha256":
+                return TextResource(f"{found.facts.sha256}  {found.file_name}\n")
+        return TextResource(f"{found.version}\n")
 
-    def _find(self, name: str) -> Image | None:
-        """Find the image of a plain address: by its file's name, by a version spelled otherwise, or the newest."""
+    def _find(self, name: str, chip: str | None) -> Image | str | None:
+        """Find the image of a plain address: by its file's name, by a version spelled otherwise, or the newest.
+
+        A text says why there is none, in a word of the decisions' reasons. None stands for an address that can't be.
+        """
         image = self._channel.files.get(name)
-        if image is not None:
+        if image is not None and chip is None:
             return image
         stem = name.removesuffix(".gz")
         if not stem.endswith(".bin"):
-            return None
-        newest = self._newest(stem.removesuffix(".bin"), compressed=stem != name)
-        if newest is not None:
+            return image
+        newest = self._newest(stem.removesuffix(".bin"), chip, compressed=stem != name)
+        if image is None and newest is not None:
             return newest
         try:
             wanted = parse_file_name(name)
@@ -112,11 +124,16 @@ class ChannelResource(Resource):
         release = project.release(wanted.version) if project else None
         if release is None:
             return None
-        return next((image for image in release.images if _is_variant(image, wanted)), None)
+        if chip is not None and wanted.chip is None:
+            return (_find_compressed if wanted.compressed else Release.pick)(release, wanted.kind, chip)
+        image = image or next((image for image in release.images if _is_variant(image, wanted)), None)
+        if image is None and not wanted.compressed and wanted.chip is None:
+            return release.pick(wanted.kind, None)
+        return image
 
-    def _newest(self, stem: str, *, compressed: bool) -> Image | None:
-        """Find the newest image of `PROJECT`, `PROJECT.fs`, `PROJECT.CHIP` or `PROJECT.CHIP.fs`."""
-        kind, chip = Kind.APP, None
+    def _newest(self, stem: str, chip: str | None, *, compressed: bool) -> Image | str | None:
+        """Find the newest image of `PROJECT`, `PROJECT.fs`, `PROJECT.CHIP` or `PROJECT.CHIP.fs`; see `_find`."""
+        kind = Kind.APP
         project = self._channel.projects.get(stem)
         if project is None and stem.endswith(".fs"):
             kind, stem = Kind.FILESYSTEM, stem.removesuffix(".fs")
@@ -125,7 +142,25 @@ class ChannelResource(Resource):
             stem, _, tag = stem.rpartition(".")
             if tag in CHIPS:
                 chip, project = tag, self._channel.projects.get(stem)
-        return project.best(kind, chip, compressed=compressed) if project else None
+        if project is None:
+            return None
+        if compressed:
+            return next((i for r in project.releases if (i := _find_compressed(r, kind, chip)) is not None), None)
+        choice = project.choose(kind, chip)
+        return choice.image or choice.reason or "no-image"
+
+
+_EXPLANATIONS = {"unknown-chip": CHIP_NEEDED, "wrong-chip": UNKNOWN_CHIP}
+
+
+def _find_compressed(release: Release, kind: Kind, chip: str | None) -> Image | None:
+    """Find the compressed image of a release, whether its plain one is there or not."""
+    picked = release.pick(kind, chip)
+    packed = release.compressed(picked) if isinstance(picked, Image) else None
+    if packed is not None:
+        return packed
+    of_kind = (image for image in release.images if image.compressed and image.name.kind is kind)
+    return next((i for i in of_kind if (i.name.chip is None if chip is None else i.chips <= {chip})), None)
 
 
 def _is_variant(image: Image, wanted: FileName) -> bool:

@@ -11,7 +11,18 @@ from typing import Any
 import attrs
 from twisted.trial.unittest import TestCase
 
-from tests.images import esp32_image
+from tests.images import (
+    bootloader,
+    compress,
+    damaged,
+    esp32_image,
+    esp8266_image,
+    merged_image,
+    ota_data,
+    partition_table,
+    private_key,
+    secure_boot_v2,
+)
 from tests.web.door import Door
 
 OK, NO_UPDATES = 0, 304
@@ -164,6 +175,106 @@ class UpdateTests(TestCase):
         self.assertEqual(outcome, Outcome(OK, new()))
         outcome = await self.update(files, "/tasmota32-safeboot.bin", version="14.2.0(tasmota32)")
         self.assertEqual(outcome, Outcome(OK, old()))
+
+
+class ChipTests(TestCase):
+    """Several chips at one address: the client names none, so the address has to, or what runs tells it."""
+
+    async def update(self, files: dict[str, bytes], path: str = "/firmware", **fields: Any) -> bytes | int:
+        """Serve a folder and let a device ask there; return the image, or the number of what came of it."""
+        door = Door(self, files)
+        await door.open()
+        connection = await door.connect()
+        connection.send(make_request(door.port, path, **fields))
+        await connection.until_end()
+        head, _, body = connection.received.partition(b"\r\n\r\n")
+        if head[9:12] == b"200":
+            self.assertIn(b"\r\nX-MD5: %s\r\n" % hashlib.md5(body).hexdigest().encode(), head)
+            return body
+        return int(head[9:12])
+
+    def files(self) -> dict[str, bytes]:
+        """Return a folder with two releases for two chips."""
+        files = {f"firmware-1.0.0.{chip}.bin": esp32_image(chip, "1.0.0", seed=1) for chip in ("esp32", "esp32c3")}
+        files |= {f"firmware-1.1.0.{chip}.bin": esp32_image(chip, "1.1.0", seed=2) for chip in ("esp32", "esp32c3")}
+        return files
+
+    async def test_chip_of_the_address(self) -> None:
+        """Each gets its own by the address, also where the names of files say no chip; and none without it."""
+        files = self.files()
+        for chip, spelled in (("esp32", "esp32"), ("esp32c3", "ESP32-C3")):
+            expected = files[f"firmware-1.1.0.{chip}.bin"]
+            self.assertEqual(await self.update(files, f"/firmware?chip={spelled}"), expected)
+            self.assertEqual(await self.update(files, f"/firmware.bin?chip={spelled}"), expected)
+            self.assertEqual(await self.update(files, f"/firmware?chip={spelled}", version="1.1.0"), 304)
+        self.assertEqual(await self.update(files), 304)
+        self.assertEqual(await self.update(files, "/firmware?chip=esp32s3"), 304)
+        files = {"firmware-1.0.0.bin": esp32_image("esp32"), "firmware-1.1.0.bin": esp32_image("esp32c3")}
+        self.assertEqual(await self.update(files, "/firmware?chip=esp32", version="0.9"), files["firmware-1.0.0.bin"])
+        self.assertEqual(await self.update(files, "/firmware?chip=esp32", version="1.0.0"), 304)
+
+    async def test_chip_of_the_running_image(self) -> None:
+        """A device whose image is known by its hash needs no more."""
+        files = self.files()
+        for chip in ("esp32", "esp32c3"):
+            running = files[f"firmware-1.0.0.{chip}.bin"]
+            expected = files[f"firmware-1.1.0.{chip}.bin"]
+            self.assertEqual(await self.update(files, sketch_sha256=running[-32:].hex().upper()), expected)
+            self.assertEqual(await self.update(files, sketch_sha256=expected[-32:].hex().upper()), 304)
+            outcome = await self.update(
+                files, leave_out=("sketch-sha256",), sketch_md5=hashlib.md5(running).hexdigest()
+            )
+            self.assertEqual(outcome, expected)
+
+    async def test_signed_image_is_known(self) -> None:
+        """The hash of a signed image is that before the signature."""
+        old, new = (secure_boot_v2(esp32_image("esp32c3", seed=seed), private_key("rsa3072")) for seed in (1, 2))
+        files = {"firmware-1.0.0.bin": old, "firmware-1.1.0.bin": new}
+        for image, expected in ((old, new), (new, 304)):
+            plain = esp32_image("esp32c3", seed=1 if image is old else 2)
+            # espsecure fills the last sector up, and the hash stays where it was.
+            self.assertEqual(await self.update(files, sketch_sha256=plain[-32:].hex().upper()), expected)
+
+    async def test_never_compressed(self) -> None:
+        """An ESP32 gets no gzip file, known or not, however little space it has."""
+        image, old_image = esp32_image(embedded=bytes(20000)), esp32_image(seed=1)
+        files = {
+            "firmware-1.0.0.bin": old_image,
+            "firmware-1.1.0.bin": image,
+            "firmware-1.1.0.bin.gz": compress(image),
+            "firmware-1.2.0.bin.gz": compress(image),
+            "firmware-1.3.0.bin": compress(image),
+        }
+        known = old_image[-32:].hex().upper()
+        self.assertEqual(await self.update(files, sketch_sha256=known), image)
+        self.assertEqual(await self.update(files), image)
+        self.assertEqual(await self.update(files, sketch_sha256=known, free_space=str(len(image))), image)
+        self.assertEqual(await self.update(files, sketch_sha256=known, free_space=str(len(image) - 1)), 304)
+
+    async def test_unfit(self) -> None:
+        """What can't be an update isn't sent: the best that can is."""
+        good = esp32_image(seed=1)
+        for unfit in (
+            bootloader(),
+            merged_image(),
+            partition_table(),
+            ota_data(),
+            esp8266_image(),
+            damaged(esp32_image(seed=2), -1),
+            damaged(esp32_image(seed=2), 400),
+            esp32_image(seed=2)[:-1],
+        ):
+            files = {"firmware-1.1.0.bin": unfit, "firmware-1.0.0.bin": good}
+            self.assertEqual(await self.update(files, version="0.9"), good)
+            del files["firmware-1.0.0.bin"]
+            self.assertIn(await self.update(files, version="0.9"), (304, 404))
+
+    async def test_flash_size(self) -> None:
+        """An image built for more flash than there is isn't sent."""
+        image = esp32_image(flags=("--flash-size", "8MB"))
+        files = {"firmware-1.1.0.bin": image}
+        self.assertEqual(await self.update(files, chip_size=str(4 << 20)), 304)
+        self.assertEqual(await self.update(files, chip_size=str(8 << 20)), image)
 
 
 class SideCarTests(TestCase):

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import random
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.trial.unittest import TestCase
 
-from tests.images import esp8266_image
-from tests.web.door import Door
+from ota_server.firmware.digests import DigestStore
+from ota_server.firmware.folder import Folder
+from ota_server.firmware.packing import Packer
+from tests.images import (
+    compress,
+    damaged,
+    esp32_image,
+    esp8266_bootloader,
+    esp8266_image,
+    esp8266_signed,
+    esp8266_v2_image,
+    merged_image,
+    partition_table,
+    private_key,
+)
+from tests.web.door import Door, until
 
 OK, NO_UPDATES = 0, 304
 NO_SPACE, NO_LENGTH, NOT_FOUND, FORBIDDEN, WRONG_CODE, WRONG_MD5, NO_MAGIC = -100, -101, -102, -103, -104, -105, -106
@@ -141,8 +158,10 @@ class UpdateTests(TestCase):
         self.assertEqual(await self.update(free_space=str(len(new()) - 1)), Outcome(NO_UPDATES))
 
     async def test_just_enough_space(self) -> None:
-        """A device whose space is just enough gets the image."""
-        self.assertEqual(await self.update(free_space=str(len(new()))), Outcome(OK, new()))
+        """A device whose space is just enough gets the image: the updater needs whole sectors."""
+        needed = -(-len(new()) // 4096) * 4096
+        self.assertEqual(await self.update(free_space=str(needed)), Outcome(OK, new()))
+        self.assertEqual(await self.update(free_space=str(needed - 1)), Outcome(NO_UPDATES))
 
     async def test_unknown_project(self) -> None:
         """A device that asks for an unknown project reports that by name."""
@@ -212,6 +231,173 @@ class UpdateTests(TestCase):
             arrow = f"lamp-7=firmware@{have}->[a56f8ef78a0bebe649f62067daf1408a]@1.1.0"
             for version in (plain, arrow):
                 self.assertEqual(await self.update(version=version), expected)
+
+
+BOOT = random.Random(7).randbytes(3100)
+"""What makes a boot loader as long as those are that unpack."""
+
+
+@lru_cache
+def unpacking(seed: int, flash_mode: str = "dio") -> bytes:
+    """Return an image of core 2.7 or later, which compresses well."""
+    return esp8266_image(4096, seed, flash_mode, boot_embedded=BOOT, embedded=bytes(30000))
+
+
+def in_flash(image: bytes, mode: int = 2) -> bytes:
+    """Return an image as the updater writes it in a device of this flash mode."""
+    return image[:2] + bytes([mode]) + image[3:]
+
+
+def install(running: bytes, received: bytes) -> bytes:
+    """Start anew after an update, with the image in flash that runs: return the one that is in flash then.
+
+    The boot loader that came with the running image copies, and unpacks if it can; a device whose flash mode is not
+    that of the image, or whose boot loader copies packed bytes, doesn't start any more: ValueError.
+    """
+    if received[:1] == b"\xe9":
+        return in_flash(received, running[2])
+    boot_loader = int.from_bytes(running[12:16], "little")
+    if boot_loader < len(BOOT) or received[:1] != b"\x1f":
+        raise ValueError("what was copied is no program")
+    image = gzip.decompress(received)
+    if image[2] != running[2]:
+        raise ValueError("its flash mode is wrong")
+    return image
+
+
+class PackedTests(TestCase):
+    """Compressed images: `Update` takes a first byte of 1F, and the boot loader unpacks at the next start."""
+
+    async def update(self, files: dict[str, bytes], running: bytes, *, packs: bool = False, **fields: Any) -> Outcome:
+        """Serve a folder and let a device ask there, in whose flash an image runs."""
+        state = Path(self.mktemp()).absolute()
+        state.mkdir()
+
+        def make_folder(root: Path, digests: DigestStore) -> Folder:
+            return Folder(root, digests, packer=Packer(state / "gzip") if packs else None)
+
+        door = Door(self, files, folder=make_folder)
+        await door.open()
+        if packs:
+            await until(lambda: door.watcher.catalog and door.watcher.catalog.image("stable", "firmware-1.1.0.bin.gz"))
+        fields.setdefault("sketch_md5", hashlib.md5(running).hexdigest())
+        answer = await door.ask(make_request(door.port, **fields))
+        return judge(answer, free_space=int(fields.get("free_space", FREE_SPACE)), mode=fields.get("mode", "sketch"))
+
+    def files(self, old: bytes, new: bytes, packed: bytes | None = None) -> dict[str, bytes]:
+        """Return a folder with the running image, and a newer one with its gzip file."""
+        packed = compress(new) if packed is None else packed
+        return {"firmware-1.0.0.bin": old, "firmware-1.1.0.bin": new, "firmware-1.1.0.bin.gz": packed}
+
+    async def test_packed(self) -> None:
+        """A device that surely unpacks it gets the gzip file, with the MD5 of just that, and is up to date after."""
+        old, new = unpacking(1), unpacking(2)
+        files = self.files(old, new)
+        outcome = await self.update(files, in_flash(old))
+        self.assertEqual(outcome, Outcome(OK, compress(new)))
+        flash = install(in_flash(old), outcome.data)
+        self.assertEqual(flash, new)
+        for version in ("1.0", "1.1.0"):
+            self.assertEqual(await self.update(files, flash, version=version), Outcome(NO_UPDATES))
+
+    async def test_packed_by_the_server(self) -> None:
+        """What the server compressed itself is sent as well as what stands in the folder."""
+        old, new = unpacking(1), unpacking(2)
+        files = {"firmware-1.0.0.bin": old, "firmware-1.1.0.bin": new}
+        outcome = await self.update(files, in_flash(old), packs=True)
+        self.assertEqual((outcome.code, outcome.data[:2]), (OK, b"\x1f\x8b"))
+        self.assertEqual(install(in_flash(old), outcome.data), new)
+        outcome = await self.update(files, in_flash(old, 3), packs=True)
+        self.assertEqual(outcome, Outcome(OK, new))
+
+    async def test_one_condition_less(self) -> None:
+        """Where it isn't sure that the device unpacks it, it gets the plain image, and starts with that."""
+        old, new, key = unpacking(1), unpacking(2), private_key("rsa2048")
+        incompressible = esp8266_image(65536, 2, boot_embedded=BOOT)
+        room = str(-(-len(incompressible) // 4096) * 4096)
+        cases: tuple[tuple[str, dict[str, bytes], bytes, dict[str, Any]], ...] = (
+            ("another flash mode", self.files(old, new), in_flash(old, 3), {}),
+            ("an image of another flash mode", self.files(old, unpacking(2, "dout")), in_flash(old), {}),
+            ("an unknown image", self.files(old, new), in_flash(unpacking(3)), {}),
+            ("no MD5", self.files(old, new), in_flash(old), {"leave_out": ("sketch-md5",)}),
+            ("no free space", self.files(old, new), in_flash(old), {"leave_out": ("free-space",)}),
+            ("not room for both", self.files(old, incompressible), in_flash(old), {"free_space": room}),
+            ("an old boot loader", self.files(esp8266_image(seed=1), new), in_flash(esp8266_image(seed=1)), {}),
+            ("a signed gzip file", self.files(old, new, esp8266_signed(compress(new), key)), in_flash(old), {}),
+            ("bytes behind it", self.files(old, new, compress(new) + bytes(99)), in_flash(old), {}),
+            ("another image in it", self.files(old, new, compress(unpacking(3))), in_flash(old), {}),
+            ("all signed", self.files(old, esp8266_signed(new, key)), in_flash(old), {}),
+        )
+        for why, files, running, fields in cases:
+            with self.subTest(why):
+                outcome = await self.update(files, running, **fields)
+                self.assertEqual((why, outcome.code), (why, OK))
+                self.assertEqual(outcome.data, files["firmware-1.1.0.bin"])
+                install(running, outcome.data)
+
+    async def test_room_for_packed_only(self) -> None:
+        """A device without room for the plain image gets the packed one, if both fit that it becomes."""
+        old, new = esp8266_image(65536, 1, boot_embedded=BOOT), unpacking(2)
+        files = self.files(old, new)
+        space = str(-(-len(compress(new)) // 4096) * 4096)
+        self.assertLess(int(space), len(new))
+        self.assertEqual(await self.update(files, in_flash(old), free_space=space), Outcome(OK, compress(new)))
+        del files["firmware-1.1.0.bin.gz"]
+        self.assertEqual(await self.update(files, in_flash(old), free_space=space), Outcome(NO_UPDATES))
+
+    async def test_packed_alone(self) -> None:
+        """A gzip file without its plain one is not offered at the smart address: who doesn't unpack has nothing."""
+        old = unpacking(1)
+        files = {"firmware-1.0.0.bin": old, "firmware-1.1.0.bin.gz": compress(unpacking(2))}
+        self.assertEqual(await self.update(files, in_flash(old)), Outcome(NO_UPDATES))
+
+    async def test_filesystem(self) -> None:
+        """A filesystem is never sent compressed, since nothing unpacks it."""
+        old, data = unpacking(1), b"\0\0\0\0\0\0\0\0littlefs" * 1000
+        files = {"firmware-1.1.0.fs.bin": data, "firmware-1.1.0.fs.bin.gz": compress(data), **self.files(old, old)}
+        outcome = await self.update(files, in_flash(old), mode="spiffs", version="1.0")
+        self.assertEqual(outcome, Outcome(OK, data))
+        packed = {"firmware-1.1.0.fs.bin": compress(data), "firmware-1.0.0.bin": old}
+        outcome = await self.update(packed, in_flash(old), mode="spiffs", version="1.0")
+        self.assertEqual(outcome, Outcome(NO_UPDATES))
+
+
+class UnfitTests(TestCase):
+    """Images that would be downloaded in vain, or leave a device that doesn't start."""
+
+    async def test_unfit(self) -> None:
+        """None of them is sent, neither alone nor above a good one, which is sent instead."""
+        good = esp8266_image(8192, seed=1)
+        for unfit in (
+            esp32_image(),
+            esp8266_bootloader(),
+            esp8266_v2_image(),
+            esp8266_image(flash_size="8MB"),
+            merged_image(),
+            partition_table(),
+            damaged(esp8266_image(8192, seed=2), 5000),
+            esp8266_image(8192, seed=2)[:-100],
+        ):
+            door = Door(self, {"lamp-1.0.0.bin": unfit, "fan-1.1.0.bin": unfit, "fan-1.0.0.bin": good})
+            await door.open()
+            outcome = judge(await door.ask(make_request(door.port, "/lamp", version="0.9")))
+            self.assertIn(outcome, (Outcome(NO_UPDATES), Outcome(NOT_FOUND)))
+            outcome = judge(await door.ask(make_request(door.port, "/fan", version="0.9")))
+            self.assertIn(outcome, (Outcome(NO_UPDATES), Outcome(OK, good)))
+
+    async def test_several_chips(self) -> None:
+        """Of a release for several chips, whose files are told apart by their bytes only, an ESP8266 gets its own."""
+        files = {
+            "lamp-1.0.0.bin": esp8266_image(8192, seed=1),
+            "lamp-1.1.0.esp32.bin": esp32_image("esp32", "1.1.0"),
+            "lamp-1.1.0.bin": esp8266_image(8192, seed=2),
+            "lamp-1.2.0.bin": esp32_image("esp32", "1.2.0"),
+        }
+        door = Door(self, files)
+        await door.open()
+        for path in ("/lamp", "/lamp?chip=esp8266", "/lamp?chip=esp32"):
+            outcome = judge(await door.ask(make_request(door.port, path)))
+            self.assertEqual(outcome, Outcome(OK, files["lamp-1.1.0.bin"]))
 
 
 class TasmotaTests(TestCase):

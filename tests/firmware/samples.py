@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from itertools import count
+from typing import Any
 
+import attrs
 from hypothesis import strategies as st
 from semver import Version
 
 from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image
-from ota_server.firmware.image import ImageFacts
+from ota_server.firmware.facts import ImageFacts
+from ota_server.firmware.image import read_image
 from ota_server.firmware.naming import CHIPS, FileName, Kind, parse_file_name
 
 _inodes = count(1)
@@ -24,10 +27,11 @@ def make_image(
     chip: str | None = None,
     sketch_hashes: tuple[str, ...] | None = None,
     size: int | None = None,
+    **more: Any,
 ) -> Image:
     """Return an image of the catalog; one whose content isn't given has bytes of its own, told by its name.
 
-    Its sketch hashes are, where they aren't given, the MD5 and the SHA-256 of its content.
+    Its sketch hashes are, where they aren't given, the MD5 and the SHA-256 of its content. `more` are other facts.
     """
     if content is None:
         content = f"{channel}/{file_name}".encode()
@@ -40,8 +44,13 @@ def make_image(
         file_name,
         parse_file_name(file_name),
         FileIdentity(next(_inodes), length, 0, 0),
-        ImageFacts(length, md5, sha256, chip, (md5, sha256) if sketch_hashes is None else sketch_hashes),
+        ImageFacts(length, md5, sha256, chip, (md5, sha256) if sketch_hashes is None else sketch_hashes, **more),
     )
+
+
+def read_as_image(file_name: str, content: bytes, *, channel: str = STABLE) -> Image:
+    """Return an image of the catalog with the facts that reading its content tells."""
+    return attrs.evolve(make_image(file_name, content, channel=channel), facts=read_image(content))
 
 
 def make_catalog(images: Iterable[Image]) -> Catalog:

@@ -1,7 +1,8 @@
-"""Tests of the findings that are kept across restarts, in real SQLite files."""
+"""Tests of what is kept of files across restarts, in real SQLite files."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,30 +13,37 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.firmware import digests
 from ota_server.firmware.catalog import FileIdentity
-from ota_server.firmware.digests import FORMAT, DigestStore, Finding
-from ota_server.firmware.image import ImageError, ImageFacts
+from ota_server.firmware.digests import FORMAT, DigestStore, Outcome
+from ota_server.firmware.facts import ImageFacts
+from ota_server.firmware.image import ImageError, read_image
+from tests.images import zoo
 
 _FACTS = ImageFacts(1000, "5" * 32, "2" * 64, "esp32", ("a" * 32, "b" * 64))
 _ONE, _TWO = FileIdentity(1, 1000, 10, 11), FileIdentity(2, 50, 20, 21)
 
 _NANOSECONDS = st.integers(-(2**63), 2**63 - 1)
 _IDENTITIES = st.builds(FileIdentity, st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1), _NANOSECONDS, _NANOSECONDS)
-_HEXADECIMAL = st.text("0123456789abcdef", min_size=32, max_size=64)
 
 
-def _comparable(findings: dict[FileIdentity, Finding]) -> dict[FileIdentity, ImageFacts | str]:
-    """Return findings with the texts of errors in place of these, since errors aren't compared by their text."""
-    return {key: str(finding) if isinstance(finding, ImageError) else finding for key, finding in findings.items()}
+_Comparable = ImageFacts | tuple[int, str]
+
+
+def _comparable(outcomes: dict[FileIdentity, Outcome]) -> dict[FileIdentity, _Comparable]:
+    """Return outcomes with what errors say in place of these, since exceptions aren't compared by that."""
+    return {
+        key: (outcome.offset, outcome.reason) if isinstance(outcome, ImageError) else outcome
+        for key, outcome in outcomes.items()
+    }
 
 
 class DigestStoreTests(SynchronousTestCase):
-    """`DigestStore` keeps findings, and begins anew where it can't read its file."""
+    """`DigestStore` keeps what came of reading files, and begins anew where it can't read its file."""
 
     def setUp(self) -> None:
         """Choose a place for the file."""
         self.path = Path(self.mktemp())
 
-    def _load(self) -> dict[FileIdentity, ImageFacts | str]:
+    def _load(self) -> dict[FileIdentity, _Comparable]:
         return _comparable(DigestStore(self.path).load())
 
     def _fill(self) -> None:
@@ -61,15 +69,15 @@ class DigestStoreTests(SynchronousTestCase):
         store.load()
         nothing_known = ImageFacts(50, "5" * 32, "2" * 64)
         store.save({_ONE: _FACTS, _TWO: nothing_known}, ())
-        store.save({FileIdentity(3, 0, 0, 0): ImageError("the file is empty, é \udcff")}, ())
+        store.save({FileIdentity(3, 0, 0, 0): ImageError(7, "the file is empty, é \udcff")}, ())
         self.assertEqual(
             self._load(),
-            {_ONE: _FACTS, _TWO: nothing_known, FileIdentity(3, 0, 0, 0): "the file is empty, é \udcff"},
+            {_ONE: _FACTS, _TWO: nothing_known, FileIdentity(3, 0, 0, 0): (7, "the file is empty, é \udcff")},
         )
         self.assertEqual(self._load(), _comparable(store.load()))
 
     def test_forgotten(self) -> None:
-        """Findings of files that are no more are forgotten, and unknown ones to forget don't matter."""
+        """Outcomes of files that are no more are forgotten, and unknown ones to forget don't matter."""
         store = DigestStore(self.path)
         store.load()
         store.save({_ONE: _FACTS, _TWO: _FACTS}, ())
@@ -81,16 +89,16 @@ class DigestStoreTests(SynchronousTestCase):
         identities = [_ONE, *(_ONE._replace(**{part: 7}) for part in FileIdentity._fields)]
         store = DigestStore(self.path)
         store.load()
-        store.save({identity: ImageError(str(identity)) for identity in identities}, ())
-        self.assertEqual(self._load(), {identity: str(identity) for identity in identities})
+        store.save({identity: ImageError(0, str(identity)) for identity in identities}, ())
+        self.assertEqual(self._load(), {identity: (0, str(identity)) for identity in identities})
         store.save({}, identities[:1])
         self.assertEqual(set(self._load()), set(identities[1:]))
 
     def test_replaced(self) -> None:
-        """A later finding for the same file takes the place of the earlier one, even when that is forgotten too."""
+        """A later outcome for the same file takes the place of the earlier one, even when that is forgotten too."""
         store = DigestStore(self.path)
         store.load()
-        store.save({_ONE: ImageError("damaged")}, ())
+        store.save({_ONE: ImageError(0, "damaged")}, ())
         store.save({_ONE: _FACTS}, [_ONE])
         self.assertEqual(self._load(), {_ONE: _FACTS})
 
@@ -99,33 +107,39 @@ class DigestStoreTests(SynchronousTestCase):
         st.dictionaries(
             _IDENTITIES,
             st.one_of(
-                st.builds(ImageError, st.text(max_size=20)),
-                st.builds(
-                    ImageFacts,
-                    st.just(0),
-                    _HEXADECIMAL,
-                    _HEXADECIMAL,
-                    st.none() | st.sampled_from(["esp32", "esp8266"]),
-                    st.lists(_HEXADECIMAL, max_size=4).map(tuple),
-                ),
+                st.builds(ImageError, st.integers(0, 2**40), st.text(max_size=20)),
+                st.from_type(ImageFacts),
             ),
-            max_size=5,
+            max_size=3,
         )
     )
-    def test_any_findings(self, findings: dict[FileIdentity, Finding]) -> None:
-        """Any findings come back as they were, for any identity that a filesystem may give a file."""
+    def test_any_outcomes(self, outcomes: dict[FileIdentity, Outcome]) -> None:
+        """Whatever came of reading files comes back as it was, for any identity that a filesystem may give a file."""
         self.path.unlink(missing_ok=True)
-        expected = {
-            key: ImageFacts(key.size, one.md5, one.sha256, one.chip, one.sketch_hashes)
-            if isinstance(one, ImageFacts) else one
-            for key, one in findings.items()
-        }  # fmt: skip
         store = DigestStore(self.path)
         store.load()
-        store.save(expected, ())
-        self.assertEqual(self._load(), _comparable(expected))
-        store.save({}, expected)
+        store.save(outcomes, ())
+        self.assertEqual(self._load(), _comparable(outcomes))
+        store.save({}, outcomes)
         self.assertEqual(self._load(), {})
+
+    def test_every_sort_of_image(self) -> None:
+        """The facts of one image of each sort come back as they were, also of damaged ones."""
+        images = [*zoo().values(), *(data[: len(data) // 2] for data in zoo().values())]
+        facts = {FileIdentity(number, 1, 2, 3): read_image(data) for number, data in enumerate(images)}
+        store = DigestStore(self.path)
+        store.load()
+        store.save(facts, ())
+        self.assertEqual(DigestStore(self.path).load(), facts)
+
+    def test_little_is_kept(self) -> None:
+        """Of a file that tells nothing no more is kept than its size and hashes: there may be very many."""
+        store = DigestStore(self.path)
+        store.load()
+        store.save({_ONE: read_image(b"nothing known")}, ())
+        with closing(sqlite3.connect(self.path)) as database:
+            ((text,),) = database.execute("SELECT outcome FROM digests").fetchall()
+        self.assertEqual(json.loads(text).keys(), {"size", "md5", "sha256"})
 
     def test_inode_of_64_bits(self) -> None:
         """An inode number that uses all of its 64 bits, as some network filesystems have, is kept as well."""
@@ -142,7 +156,7 @@ class DigestStoreTests(SynchronousTestCase):
         self.assertEqual(store.load(), {})
 
     def test_damaged_file(self) -> None:
-        """A file that is no database is begun anew, and then keeps findings again."""
+        """A file that is no database is begun anew, and then keeps outcomes again."""
         for content in (b"", b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000):
             with self.subTest(content[:10]):
                 self.path.write_bytes(content)
@@ -172,10 +186,25 @@ class DigestStoreTests(SynchronousTestCase):
         """A database whose rows can't be read, or that lacks its table or a column, is begun anew."""
         for statement in (
             *(
-                f"UPDATE digests SET finding = '{text}'"
-                for text in ("", "{", "[]", '["a"]', "null", "7", '{"reason": "x"}')
+                f"UPDATE digests SET outcome = '{text}'"
+                for text in ("", "{", "[]", '["a"]', "null", "7", '"text"', '{"reason": "x"}', '{"error": "damaged"}')
             ),
-            "UPDATE digests SET finding = x'ff'",
+            *(
+                f"UPDATE digests SET outcome = json_set(outcome, '$.{field}', {value})"
+                for field, value in (
+                    ("size", "'many'"),
+                    ("format", "'unheard of'"),
+                    ("damage", "'bad'"),
+                    ("esp", "json('{}')"),
+                    ("signatures", "json('[{}]')"),
+                    ("inner", "json('[]')"),
+                    ("inner", "json('{}')"),
+                    ("sketch_hashes", "7"),
+                    ("error", "json('[1, 2, 3]')"),
+                )
+            ),
+            "UPDATE digests SET outcome = json_remove(outcome, '$.md5')",
+            "UPDATE digests SET outcome = x'ff'",
             "DROP TABLE digests",
             "ALTER TABLE digests RENAME COLUMN ctime_ns TO other",
         ):
@@ -243,7 +272,7 @@ class DigestStoreTests(SynchronousTestCase):
         self.assertEqual(self._load(), {_ONE: _FACTS})
 
     def test_saved_whole_or_not_at_all(self) -> None:
-        """When one finding can't be saved, nothing of that save is kept."""
+        """When one outcome can't be saved, nothing of that save is kept."""
         self._fill()
         self._change(
             "CREATE TRIGGER no BEFORE INSERT ON digests WHEN NEW.inode = 2 BEGIN SELECT RAISE(ABORT, 'no'); END"

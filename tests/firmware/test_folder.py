@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import hashlib
 import os
 import shutil
@@ -17,9 +18,34 @@ from twisted.trial.unittest import SynchronousTestCase
 from ota_server.firmware import folder as folder_module
 from ota_server.firmware.catalog import STABLE, Image
 from ota_server.firmware.digests import DigestStore
-from ota_server.firmware.folder import MANY, QUIET_TIME, SETTLE_TIME, SMALL, Folder, Notice, Reading, identify
-from ota_server.firmware.image import ImageFacts, read_image
-from tests.images import esp32_image, esp8266_image
+from ota_server.firmware.facts import ImageFacts
+from ota_server.firmware.folder import (
+    MANY,
+    OPAQUE_SETTLE_TIME,
+    QUIET_TIME,
+    SETTLE_TIME,
+    SMALL,
+    Folder,
+    Notice,
+    Reading,
+    identify,
+)
+from ota_server.firmware.image import read_image
+from ota_server.firmware.naming import Kind
+from ota_server.firmware.packing import Packer
+from ota_server.firmware.signatures import VerifyKey, load_verify_key
+from tests.images import (
+    compress,
+    damaged,
+    esp32_image,
+    esp8266_image,
+    esp8266_signed,
+    mcuboot_image,
+    merged_image,
+    private_key,
+    public_key,
+    secure_boot_v2,
+)
 
 LATER = 1000.0
 """A time at which whatever the test did to files is long ago, in seconds after it began."""
@@ -76,8 +102,8 @@ class SettlingTests(FolderCase):
     """When a file is offered: once it has settled."""
 
     def test_fresh_file(self) -> None:
-        """A file that has just been written is offered once it was seen unchanged for SETTLE_TIME."""
-        self.put("lamp-1.0.bin")
+        """An image that has just been written is offered once it was seen unchanged for SETTLE_TIME."""
+        self.put("lamp-1.0.bin", esp32_image())
         for at, expected in ((0.0, set()), (SETTLE_TIME * 0.99, set()), (SETTLE_TIME, {"lamp-1.0.bin"})):
             with self.subTest(at=at):
                 reading = self.read(at)
@@ -85,6 +111,35 @@ class SettlingTests(FolderCase):
                 self.assertEqual(reading.unsettled, not expected)
                 self.assertIs(reading.catalog, self.folder.catalog)
                 self.assertEqual(reading.notices, ())
+
+    def test_fresh_file_that_has_no_end(self) -> None:
+        """A file that doesn't tell whether it is whole is offered once it was seen unchanged for OPAQUE_SETTLE_TIME."""
+        for data in (b"opaque", merged_image(), bytes(8) + b"littlefs" + bytes(100)):
+            self.put("lamp-1.0.bin", data)
+            self.folder = self.make_folder()
+            for at in (0.0, SETTLE_TIME, OPAQUE_SETTLE_TIME * 0.99):
+                self.assertTrue(self.read(at).unsettled)
+                self.assertEqual(self.offered(), set())
+            self.assertFalse(self.read(OPAQUE_SETTLE_TIME).unsettled)
+            self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+    def test_fresh_files_that_have_an_end(self) -> None:
+        """Every other form tells by itself whether it is whole, and is offered after SETTLE_TIME."""
+        forms = (esp32_image(), esp8266_image(), compress(b"opaque"), mcuboot_image())
+        for number, data in enumerate(forms):
+            self.put(f"lamp-1.{number}.bin", data)
+        self.read(0)
+        self.assertFalse(self.read(SETTLE_TIME).unsettled)
+        self.assertEqual(len(self.offered()), len(forms))
+
+    def test_file_without_end_is_read_once(self) -> None:
+        """A file that has to stand still for longer is read once meanwhile, and not again when it is offered."""
+        self.put("lamp-1.0.bin")
+        read = self.count_readings()
+        for at in (0, SETTLE_TIME, OPAQUE_SETTLE_TIME, OPAQUE_SETTLE_TIME + 1):
+            self.read(at)
+        self.assertEqual(read, ["lamp-1.0.bin"])
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
 
     def test_old_file(self) -> None:
         """A file that was last changed QUIET_TIME ago is offered at once."""
@@ -107,12 +162,14 @@ class SettlingTests(FolderCase):
                 file.write(b"more")
             self.assertTrue(self.folder.read(self.began, step / 2).unsettled)
             self.assertEqual(self.offered(), set())
-        self.folder.read(self.began, 19 / 2 + SETTLE_TIME)
+        self.assertTrue(self.folder.read(self.began, 19 / 2 + SETTLE_TIME).unsettled)
+        self.assertEqual(self.offered(), set())
+        self.folder.read(self.began, 19 / 2 + OPAQUE_SETTLE_TIME)
         self.assertEqual(self.image("lamp-1.0.bin").size, 80)
 
     def test_forged_old_time(self) -> None:
         """A file with an old modification time, as copies and reproducible builds have it, still has to settle."""
-        path = self.put("lamp-1.0.bin")
+        path = self.put("lamp-1.0.bin", esp32_image())
         os.utime(path, (0, 0))
         self.assertTrue(self.read(0).unsettled)
         self.assertEqual(self.offered(), set())
@@ -121,7 +178,7 @@ class SettlingTests(FolderCase):
 
     def test_time_in_the_future(self) -> None:
         """A file whose modification time lies in the future is offered after SETTLE_TIME as any other."""
-        path = self.put("lamp-1.0.bin")
+        path = self.put("lamp-1.0.bin", esp32_image())
         os.utime(path, (self.began + 10**6, self.began + 10**6))
         self.read(LATER)
         self.assertEqual(self.offered(), set())
@@ -130,15 +187,15 @@ class SettlingTests(FolderCase):
 
     def test_clock_set_back(self) -> None:
         """When the clock of the day is set back, files settle all the same."""
-        self.put("lamp-1.0.bin")
+        self.put("lamp-1.0.bin", esp32_image())
         self.folder.read(0, 0)
         self.folder.read(0, SETTLE_TIME)
         self.assertEqual(self.offered(), {"lamp-1.0.bin"})
 
     def test_still_written_to(self) -> None:
         """A file that is known to be written to isn't offered, however long it stands still, and settles afterwards."""
-        path = self.put("lamp-1.0.bin")
-        self.put("lamp-1.1.bin")
+        path = self.put("lamp-1.0.bin", esp32_image())
+        self.put("lamp-1.1.bin", esp32_image(version="1.1.0"))
         for at in (0.0, LATER, 2 * LATER):
             self.folder.read(self.began + at, at, {str(path)})
             self.assertNotIn("lamp-1.0.bin", self.offered())
@@ -148,7 +205,7 @@ class SettlingTests(FolderCase):
 
     def test_one_of_two(self) -> None:
         """A file that is still changing doesn't keep others from being offered."""
-        self.put("lamp-1.0.bin")
+        self.put("lamp-1.0.bin", esp32_image())
         self.read(0)
         self.put("lamp-1.1.bin")
         self.assertTrue(self.read(SETTLE_TIME).unsettled)
@@ -222,12 +279,13 @@ class ChangingTests(FolderCase):
         """A file replaced by another one is offered with its new bytes once these have settled, not before."""
         self.put("lamp-1.0.bin", b"old")
         self.read(0)
-        self.read(1)
+        self.read(OPAQUE_SETTLE_TIME)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
         other = self.put(".new", b"new bytes")
         other.replace(self.root / "lamp-1.0.bin")
-        self.assertTrue(self.read(1.5).unsettled)
+        self.assertTrue(self.read(5).unsettled)
         self.assertEqual(self.offered(), set())
-        self.read(1.5 + SETTLE_TIME)
+        self.read(5 + OPAQUE_SETTLE_TIME)
         self.assertEqual(self.image("lamp-1.0.bin").facts.md5, hashlib.md5(b"new bytes").hexdigest())
 
     def test_rewritten_with_the_same_size_and_time(self) -> None:
@@ -363,7 +421,7 @@ class ChangingTests(FolderCase):
         self.assertEqual(len(self.folder.catalog), MANY + 1)
         self.assertTrue(gc.isenabled())
         project = self.folder.catalog.project(STABLE, "lamp")
-        best = project and project.best()
+        best = project and project.choose().image
         self.assertEqual(best and best.file_name, f"lamp-1.{MANY}.bin")
 
     def test_names_are_not_kept_for_ever(self) -> None:
@@ -535,14 +593,40 @@ class NoticeTests(FolderCase):
         reading = self.read()
         notices = {notice.file: notice.reason for notice in reading.notices}
         self.assertEqual(notices.keys(), {"lamp-1.0.bin", "lamp-1.1.bin", "beta/lamp-1.0.bin"})
-        self.assertIn(f"is not offered: it ends at byte {len(data) - 1}", notices["lamp-1.0.bin"])
+        self.assertIn("is not offered: it ends inside the SHA-256", notices["lamp-1.0.bin"])
         self.assertIn("is not offered: the file is empty", notices["lamp-1.1.bin"])
         self.assertIn("is not offered: the SHA-256 appended", notices["beta/lamp-1.0.bin"])
+        self.assertEqual({(notice.word, notice.serious) for notice in reading.notices}, {("not-served", True)})
         self.assertEqual((len(reading.catalog), reading.unsettled), (0, False))
-        self.assertEqual(self.read().notices, ())
+        read = self.count_readings()
+        again = self.read()
+        self.assertEqual((again.notices, again.standing, read), ((), reading.notices, []))
         self.put("lamp-1.0.bin", data)
-        self.assertEqual(self.read().notices, ())
+        after = self.read()
+        self.assertEqual((after.notices, len(after.standing), read), ((), 2, ["lamp-1.0.bin"]))
         self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+    def test_damaged_image_changes(self) -> None:
+        """A damaged image that was replaced by one with other damage is noticed again, with the new reason."""
+        self.put("lamp-1.0.bin", esp32_image()[:-1])
+        self.read()
+        self.put("lamp-1.0.bin", damaged(esp32_image(), 2000))
+        self.assertIn("the SHA-256 appended", "".join(notice.reason for notice in self.read().notices))
+
+    def test_damage_inside(self) -> None:
+        """A gzip file with a damaged image in it is damaged as well."""
+        self.put("lamp-1.0.bin.gz", compress(esp8266_image()[:-1]))
+        self.put("lamp-1.1.bin.gz", compress(esp8266_image())[:-1])
+        self.assertEqual(len(self.read().standing), 2)
+        self.assertEqual(self.offered(), set())
+
+    def test_damaged_image_in_place_of_a_whole_one(self) -> None:
+        """A damaged image that replaces a whole one is offered no more, nor is that."""
+        self.put("lamp-1.0.bin", esp32_image())
+        self.read()
+        self.put("lamp-1.0.bin", esp32_image()[:1000])
+        self.read()
+        self.assertEqual(self.offered(), set())
 
     def test_damage_is_noticed_once_it_settled(self) -> None:
         """An image of which only a part is written yet isn't called damaged."""
@@ -602,9 +686,11 @@ class KeepingTests(FolderCase):
         self.folder.keep()
         self.folder = self.make_folder()
         read = self.count_readings()
+        opened: list[object] = []
+        self.patch(folder_module, "open_without_waiting", lambda path, flags: opened.append(path))
         second = self.read()
-        self.assertEqual(read, [])
-        self.assertEqual(second.notices, first.notices)
+        self.assertEqual((read, opened), ([], []))
+        self.assertEqual((second.notices, second.standing), (first.notices, first.standing))
         self.assertEqual(self.offered(), {"lamp-1.0.bin"})
         self.assertEqual(second.catalog.by_hash.keys(), first.catalog.by_hash.keys())
         for channel, name in ((STABLE, "lamp-1.0.bin"), ("beta", "door-1.0.bin")):
@@ -689,6 +775,289 @@ class KeepingTests(FolderCase):
         read = self.count_readings()
         self.read()
         self.assertEqual((self.offered(), read), ({"lamp-1.0.bin"}, []))
+
+
+class KeyTests(FolderCase):
+    """With public keys only what one of them signed is offered."""
+
+    def setUp(self) -> None:
+        """Make keys before the folder, which knows the first one."""
+        self.private = [private_key("rsa2048", number) for number in range(2)]
+        self.keys = tuple(key for private in self.private[:1] for key in self.load(private))
+        super().setUp()
+
+    def load(self, private: bytes) -> tuple[VerifyKey, ...]:
+        """Return the public key to a private one, as it is loaded from a file."""
+        path = Path(self.mktemp())
+        path.write_bytes(public_key(private))
+        return load_verify_key(path)
+
+    def make_folder(self) -> Folder:
+        """Return the folder as a server that has just started with the keys sees it."""
+        return Folder(self.root, DigestStore(self.state), self.keys)
+
+    def test_signed(self) -> None:
+        """A signed image is offered; an unsigned one and one signed by another key aren't, and are noticed once."""
+        image = esp8266_image()
+        self.put("lamp-1.0.bin", image)
+        self.put("lamp-1.1.bin", esp8266_signed(image, self.private[0]))
+        self.put("lamp-1.2.bin", esp8266_signed(image, self.private[1]))
+        self.put("lamp-1.3.bin", damaged(esp8266_signed(image, self.private[0]), -100))
+        self.put("lamp-1.4.bin")
+        reading = self.read()
+        self.assertEqual(self.offered(), {"lamp-1.1.bin"})
+        other = "is not offered: none of its signatures is by a key of --verify-key"
+        self.assertEqual(
+            reading.notices,
+            (
+                Notice("lamp-1.0.bin", "is not offered: it has no signature"),
+                Notice("lamp-1.2.bin", other),
+                Notice("lamp-1.3.bin", other),
+                Notice("lamp-1.4.bin", "is not offered: it has no signature"),
+            ),
+        )
+        self.assertFalse(reading.unsettled)
+        again = self.read()
+        self.assertEqual((again.notices, again.standing), ((), reading.notices))
+
+    def test_signed_later(self) -> None:
+        """A file that was refused is offered once a signed one has taken its place."""
+        self.put("lamp-1.0.bin", esp8266_image())
+        self.read()
+        self.put("lamp-1.0.bin", esp8266_signed(esp8266_image(), self.private[0]))
+        reading = self.read()
+        self.assertEqual((self.offered(), reading.standing), ({"lamp-1.0.bin"}, ()))
+
+    def test_other_keys_after_a_restart(self) -> None:
+        """Started anew with another key, the same files are judged by that, and none is read again."""
+        image = esp8266_image()
+        self.put("lamp-1.0.bin", esp8266_signed(image, self.private[0]))
+        self.put("lamp-1.1.bin", esp8266_signed(image, self.private[1]))
+        self.put("lamp-1.2.bin", image)
+        self.read()
+        self.folder.keep()
+        read = self.count_readings()
+        both = self.keys + self.load(self.private[1])
+        for keys, offered in ((both[1:], {"1.1"}), (both, {"1.0", "1.1"}), ((), {"1.0", "1.1", "1.2"})):
+            self.keys = keys
+            self.folder = self.make_folder()
+            self.read()
+            self.assertEqual(self.offered(), {f"lamp-{version}.bin" for version in offered})
+        self.assertEqual(read, [])
+
+    def test_secure_boot(self) -> None:
+        """An ESP32 image signed for Secure Boot v2 is offered by the same key, also as one of several."""
+        keys = [private_key("rsa3072", number) for number in range(2)]
+        self.keys = self.load(keys[1])
+        self.folder = self.make_folder()
+        self.put("lamp-1.0.bin", secure_boot_v2(esp32_image(), keys[0]))
+        self.put("lamp-1.1.bin", secure_boot_v2(esp32_image(), *keys))
+        self.read()
+        self.assertEqual(self.offered(), {"lamp-1.1.bin"})
+
+
+class FindingTests(FolderCase):
+    """What is odd about images that are offered all the same."""
+
+    def words(self, reading: Reading) -> list[tuple[str, str]]:
+        """Return files and words of what is to be told newly."""
+        return [(notice.file, notice.word) for notice in reading.notices]
+
+    def test_serious(self) -> None:
+        """A finding is a notice with its word, which says whether it is serious; the image is offered."""
+        self.put("lamp-1.1.bin", esp32_image(version="1.0.0"))
+        self.put("door-1.0.bin", esp32_image(version="1.0.0") + b"more")
+        reading = self.read()
+        self.assertEqual(self.words(reading), [("door-1.0.bin", "trailing-bytes"), ("lamp-1.1.bin", "version-differs")])
+        self.assertEqual([notice.serious for notice in reading.notices], [False, True])
+        self.assertIn("says 1.1.0 in its name and 1.0.0 inside", reading.notices[1].reason)
+        self.assertEqual(self.offered(), {"lamp-1.1.bin", "door-1.0.bin"})
+        again = self.read()
+        self.assertEqual((again.notices, again.standing), ((), reading.notices))
+
+    def test_first_reading(self) -> None:
+        """At the start the newest release of each project is looked at, in each channel, and no other."""
+        odd = esp32_image(version="9.9.9")
+        for name in ("lamp-1.0.bin", "lamp-1.1.bin", "lamp-1.1.esp32.bin", "door-1.0.bin", "beta/lamp-1.0.bin"):
+            self.put(name, odd)
+        files = {file for file, word in self.words(self.read()) if word == "version-differs"}
+        self.assertEqual(files, {"lamp-1.1.bin", "lamp-1.1.esp32.bin", "door-1.0.bin", "beta/lamp-1.0.bin"})
+
+    def test_later(self) -> None:
+        """Later every new file is looked at, also one below the newest release, which is told by itself."""
+        self.put("lamp-2.0.bin", esp32_image(version="2.0.0"))
+        self.assertEqual(self.words(self.read()), [])
+        self.put("lamp-1.0.bin", esp32_image(version="1.1.0"))
+        self.assertEqual(
+            self.words(self.read()), [("lamp-1.0.bin", "lower-version"), ("lamp-1.0.bin", "version-differs")]
+        )
+        self.assertEqual(self.words(self.read()), [])
+
+    def test_several_at_once(self) -> None:
+        """Files that come together aren't told that one of them is lower than the other."""
+        self.read()
+        for name in ("lamp-1.0.bin", "lamp-1.1.bin"):
+            self.put(name, esp32_image(version=name[5:8]))
+        self.assertEqual(self.words(self.read()), [])
+        self.put("lamp-0.9.bin", esp32_image(version="0.9"))
+        self.assertEqual(self.words(self.read()), [("lamp-0.9.bin", "lower-version")])
+
+    def test_start_without_the_folder(self) -> None:
+        """Where the folder wasn't there at the start, its first reading is the first that succeeds."""
+        away = self.root.with_name("away")
+        self.put("lamp-1.0.bin", esp32_image(version="9.9.9"))
+        self.put("lamp-1.1.bin", esp32_image(version="1.1.0"))
+        self.root.rename(away)
+        self.assertRaises(FileNotFoundError, self.read)
+        away.rename(self.root)
+        self.assertEqual(self.words(self.read()), [])
+        self.assertEqual(len(self.offered()), 2)
+
+    def test_touched(self) -> None:
+        """A file whose times alone changed isn't odd for that it isn't the newest."""
+        for name in ("lamp-1.0.bin", "lamp-1.1.bin"):
+            self.put(name, esp32_image(version=name[5:8]))
+        self.read()
+        for name in ("lamp-1.0.bin", "lamp-1.1.bin"):
+            (self.root / name).chmod(0o600)
+        self.assertEqual(self.words(self.read()), [])
+
+    def test_gone(self) -> None:
+        """What was odd about a file is no longer told once that has gone, and anew when it comes again."""
+        path = self.put("lamp-1.1.bin", esp32_image(version="1.0.0"))
+        self.assertEqual(len(self.read().standing), 1)
+        path.write_bytes(esp32_image(version="1.1.0"))
+        self.assertEqual(self.read().standing, ())
+        path.write_bytes(esp32_image(version="1.0.0"))
+        self.assertEqual(self.words(self.read()), [("lamp-1.1.bin", "version-differs")])
+        path.unlink()
+        self.assertEqual(self.read().standing, ())
+
+    def test_what_it_was_compared_with_is_gone(self) -> None:
+        """What is odd beside another file isn't told any longer than that is there."""
+        other = self.put("lamp-1.0.bin", b"same")
+        self.read()
+        self.put("lamp-1.1.bin", b"same")
+        self.assertEqual(self.words(self.read()), [("lamp-1.1.bin", "same-bytes")])
+        other.unlink()
+        self.assertEqual(self.read().standing, ())
+
+    def test_what_was_missing_comes(self) -> None:
+        """A gzip file that came before its plain one isn't odd any more once that is there."""
+        self.read()
+        self.put("lamp-1.0.bin.gz", compress(esp8266_image()))
+        self.assertEqual(self.words(self.read()), [("lamp-1.0.bin.gz", "gzip")])
+        self.put("lamp-1.0.bin", esp8266_image())
+        reading = self.read()
+        self.assertEqual((reading.notices, reading.standing), ((), ()))
+
+    def test_newer_one_comes(self) -> None:
+        """What was odd about a file stays as it was when a newer one comes: it isn't too low now."""
+        self.read()
+        self.put("lamp-1.1.bin", esp32_image(version="1.0.0"))
+        before = self.read().standing
+        self.put("lamp-1.2.bin", esp32_image(version="1.2.0"))
+        self.assertEqual(self.read().standing, before)
+
+    def test_not_for_ota(self) -> None:
+        """A merged image is in the catalog for its own address, never chosen, and noticed as serious."""
+        self.put("lamp-1.0.bin", esp32_image())
+        self.put("lamp-1.1.bin", merged_image())
+        reading = self.read()
+        self.assertEqual(
+            [(n.file, n.word, n.serious) for n in reading.notices], [("lamp-1.1.bin", "not-for-ota", True)]
+        )
+        self.assertEqual(self.offered(), {"lamp-1.0.bin", "lamp-1.1.bin"})
+        project = reading.catalog.project(STABLE, "lamp")
+        assert project is not None
+        self.assertIs(project.choose().image, self.image("lamp-1.0.bin"))
+
+
+class PackingTests(FolderCase):
+    """Compressed sketches are put into the catalog beside their plain files."""
+
+    def setUp(self) -> None:
+        """Choose a place for them."""
+        self.packs = Path(self.mktemp())
+        super().setUp()
+
+    def make_folder(self) -> Folder:
+        """Return the folder as a server that has just started, and compresses, sees it."""
+        return Folder(self.root, DigestStore(self.state), packer=Packer(self.packs))
+
+    def test_packed(self) -> None:
+        """A sketch gets a compressed image beside it, which the project's choice tells; nothing is odd about that."""
+        self.put("lamp-1.0.bin", _sketch())
+        self.read()
+        self.assertTrue(self.folder.packs)
+        catalog, more = self.folder.pack()
+        self.assertIs(catalog, self.folder.catalog)
+        self.assertFalse(more)
+        project = catalog.project(STABLE, "lamp")
+        assert project is not None
+        choice = project.choose(Kind.APP, "esp8266")
+        assert choice.compressed is not None
+        self.assertEqual(gzip.decompress(Path(choice.compressed.path).read_bytes()), _sketch())
+        for _ in range(2):
+            reading = self.read()
+            self.assertIs(reading.catalog, catalog)
+            self.assertIs(self.folder.pack()[0], catalog)
+            self.assertEqual(reading.standing, ())
+        self.assertEqual(self.offered(), {"lamp-1.0.bin", "lamp-1.0.bin.gz"})
+
+    def test_plain_goes(self) -> None:
+        """When the plain file goes or is replaced, the compressed one is out of the catalog with the same reading."""
+        path = self.put("lamp-1.0.bin", _sketch())
+        self.read()
+        self.folder.pack()
+        path.write_bytes(_sketch(1))
+        self.read()
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        self.folder.pack()
+        self.assertEqual(self.offered(), {"lamp-1.0.bin", "lamp-1.0.bin.gz"})
+        path.unlink()
+        self.read()
+        self.assertEqual(self.offered(), set())
+        self.folder.pack()
+        self.assertEqual(list(self.packs.iterdir()), [])
+
+    def test_owners_comes(self) -> None:
+        """A compressed file of the owner's takes the place of the one made here, in each catalog from then on."""
+        self.put("lamp-1.0.bin", _sketch())
+        self.read()
+        self.folder.pack()
+        own = self.put("lamp-1.0.bin.gz", compress(_sketch()))
+        for _ in range(2):
+            self.read()
+            self.folder.pack()
+            self.assertEqual(self.image("lamp-1.0.bin.gz").path, str(own))
+        self.assertEqual(list(self.packs.iterdir()), [])
+        own.unlink()
+        self.read()
+        self.folder.pack()
+        self.assertEqual(Path(self.image("lamp-1.0.bin.gz").path).parent, self.packs)
+
+    def test_without(self) -> None:
+        """A folder without a packer compresses nothing."""
+        self.folder = Folder(self.root, DigestStore(self.state))
+        self.put("lamp-1.0.bin", _sketch())
+        catalog = self.read().catalog
+        self.assertFalse(self.folder.packs)
+        self.assertEqual(self.folder.pack(), (catalog, False))
+
+    def test_closed(self) -> None:
+        """After `close` compressing stops with InterruptedError, and leaves nothing behind."""
+        self.put("lamp-1.0.bin", _sketch())
+        self.read()
+        self.folder.close()
+        self.assertRaises(InterruptedError, self.folder.pack)
+        self.assertEqual(list(self.packs.iterdir()), [])
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+
+def _sketch(seed: int = 0) -> bytes:
+    """Return an ESP8266 sketch that becomes smaller by compressing it."""
+    return esp8266_image(seed=seed, embedded=bytes(4096))
 
 
 class ClosingTests(FolderCase):

@@ -1,47 +1,60 @@
-"""Tests of reading images, on images that the vendor's own tool made."""
+"""Tests of how files are read, whatever they hold, and of what is said of each sort of image."""
 
 from __future__ import annotations
 
-import hashlib
+import gzip
 import io
 import os
-import struct
+import tracemalloc
+from functools import lru_cache
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ota_server.firmware.image import CHUNK, ImageError, ImageFacts, read_image
-from tests.images import ESP32_CHIPS, esp32_image, esp8266_image
+from ota_server.firmware.facts import Format, ImageFacts
+from ota_server.firmware.formats import MAX_UNPACKED
+from ota_server.firmware.image import ImageError, read_image
+from ota_server.firmware.stream import CHUNK
+from tests.firmware.reading import Pieces, Watched, flipped, md5, sha256
+from tests.images import compress, cuts, esp32_image, esp8266_image, zoo
 
-_APP_OFFSET = 4096
-_FLASH_MODES = ("qio", "qout", "dio", "dout")
+_MEGABYTE = 1 << 20
+
+# By how names in the zoo begin; the longest that fits counts.
+_FORMATS = {
+    "esp32": Format.ESP32_APP,
+    "esp32-app-signed-esp32fota": Format.SIGNED,
+    "esp32-app-gzip": Format.GZIP,
+    "esp32-bootloader": Format.ESP32_BOOTLOADER,
+    "esp32c3-bootloader": Format.ESP32_BOOTLOADER,
+    "esp32-partition-table": Format.PARTITION_TABLE,
+    "esp32-ota-data": Format.OTA_DATA,
+    "esp32-merged": Format.MERGED,
+    "esp32c3-merged": Format.MERGED,
+    "esp32s3-merged": Format.MERGED,
+    "esp32p4-merged": Format.MERGED,
+    "esp8266-sketch": Format.ESP8266_SKETCH,
+    "esp8266-sketch-gzip": Format.GZIP,
+    "esp8266-bootloader": Format.ESP8266_BOOTLOADER,
+    "esp8266-plain": Format.ESP8266_IMAGE,
+    "esp8266-v2": Format.ESP8266_V2,
+    "esp8266-v3": Format.ESP8266_IMAGE,
+    "mcuboot": Format.MCUBOOT,
+    "arduino-ota": Format.ARDUINO_OTA,
+}
 
 
-def _read(data: bytes) -> ImageFacts:
-    return read_image(io.BytesIO(data))
+@lru_cache
+def _names() -> list[str]:
+    """Return the names of images that are not too large to be read over and over."""
+    return sorted(name for name, image in zoo().items() if len(image) < 20000)
 
 
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def _flip(data: bytes, offset: int, bits: int = 0xFF) -> bytes:
-    return data[:offset] + bytes([data[offset] ^ bits]) + data[offset + 1 :]
-
-
-class _Watched(io.BytesIO):
-    """A file in memory that remembers the sizes of what was read of it."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data)
-        self.sizes: list[int] = []
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(size)
-        self.sizes.append(len(data))
-        return data
+@lru_cache
+def _images() -> st.SearchStrategy[bytes]:
+    return st.deferred(lambda: st.sampled_from(_names())).map(lambda name: zoo()[name])
 
 
 class _Changing(io.FileIO):
@@ -56,274 +69,127 @@ class _Changing(io.FileIO):
         return at
 
 
-class Esp32Tests(SynchronousTestCase):
-    """Images of the ESP32 family."""
-
-    def test_every_chip(self) -> None:
-        """An image of each chip is read: the header tells the chip, and the digests are those of all its bytes."""
-        for chip in ESP32_CHIPS:
-            with self.subTest(chip):
-                data = esp32_image(chip)
-                facts = _read(data)
-                self.assertEqual(
-                    facts,
-                    ImageFacts(
-                        len(data),
-                        _md5(data),
-                        hashlib.sha256(data).hexdigest(),
-                        chip,
-                        (_md5(data), data[-32:].hex()),
-                    ),
-                )
-
-    def test_appended_hash_is_what_the_device_reports(self) -> None:
-        """The last 32 bytes, the SHA-256 of all before them, are among the hashes that the device may report."""
-        data = esp32_image()
-        self.assertEqual(data[-32:], hashlib.sha256(data[:-32]).digest())
-        self.assertIn(data[-32:].hex(), _read(data).sketch_hashes)
-
-    def test_signed(self) -> None:
-        """A signature behind the image changes the digests of the file, and not the hashes that a device reports."""
-        data = esp32_image()
-        signed = data + bytes(range(256)) * 16
-        facts = _read(signed)
-        self.assertEqual((facts.size, facts.md5), (len(signed), _md5(signed)))
-        self.assertEqual(facts.sketch_hashes, _read(data).sketch_hashes)
-        self.assertEqual(facts.chip, "esp32")
-
-    def test_unknown_chip(self) -> None:
-        """An image for a chip that isn't known here is read, and its chip is not told."""
-        data = esp32_image()[:-32]
-        data = data[:12] + struct.pack("<H", 0x7FFF) + data[14:]
-        facts = _read(data + hashlib.sha256(data).digest())
-        self.assertIsNone(facts.chip)
-        self.assertEqual(facts.sketch_hashes[1], hashlib.sha256(data).hexdigest())
-
-    def test_without_appended_hash(self) -> None:
-        """An image without the hash is known by the MD5 of its bytes up to its checksum."""
-        data = esp32_image(flags=("--dont-append-digest",))
-        self.assertEqual(data[23], 0)
-        facts = _read(data)
-        self.assertEqual(facts.chip, "esp32")
-        self.assertIn(_md5(data), facts.sketch_hashes)
-        self.assertIn(_md5(data), _read(data + b"signature").sketch_hashes)
-
-    def test_cut_anywhere(self) -> None:
-        """An image cut at whatever byte is refused, with its appended hash and without it."""
-        for flags in ((), ("--dont-append-digest",)):
-            data = esp32_image(flags=flags)
-            for end in range(len(data)):
-                self.assertRaises(ImageError, _read, data[:end])
-
-    @settings(deadline=None)
-    @given(st.sampled_from(ESP32_CHIPS), st.data())
-    def test_cut_and_filled_up(self, chip: str, draws: st.DataObject) -> None:
-        """An image whose last part is zeros or erased flash, as an interrupted copy leaves it, is refused."""
-        data = esp32_image(chip)
-        end = draws.draw(st.integers(0, len(data) - 2))
-        filler = draws.draw(st.sampled_from([b"\0", b"\xff"]))
-        damaged = data[:end].ljust(len(data), filler)
-        if damaged != data and damaged[0] == 0xE9:
-            self.assertRaises(ImageError, _read, damaged)
-
-    def test_any_byte_flipped(self) -> None:
-        """An image with one byte flipped is refused, or has none of the hashes of the whole one."""
-        for flags in ((), ("--dont-append-digest",)):
-            data = esp32_image(flags=flags)
-            good = set(_read(data).sketch_hashes)
-            refused = 0
-            for offset in range(len(data)):
-                for bits in (0xFF, 1 << offset % 8):
-                    try:
-                        facts = _read(_flip(data, offset, bits))
-                    except ImageError:
-                        refused += 1
-                    else:
-                        self.assertFalse(good & set(facts.sketch_hashes), f"byte {offset}")
-            # Only header bytes that no checksum covers get through, and those as another image.
-            self.assertGreater(refused, 2 * (len(data) - 60))
-
-    def test_flip_behind_header_is_refused(self) -> None:
-        """A byte flipped in the segments is refused, by the appended hash and by the checksum as well."""
-        for flags, reason in (((), "SHA-256 appended"), (("--dont-append-digest",), "checksum")):
-            data = esp32_image(flags=flags)
-            for offset in (36, 300, len(data) // 2):
-                error = self.assertRaises(ImageError, _read, _flip(data, offset))
-                self.assertIn(reason, str(error))
+def _peak(file: io.BytesIO | io.RawIOBase) -> int:
+    """Read an image and return how much memory that took at most, in bytes."""
+    tracemalloc.start()
+    try:
+        read_image(file)  # type: ignore[arg-type]
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
-class Esp8266Tests(SynchronousTestCase):
-    """Images as the Arduino core for the ESP8266 makes them."""
+class _Endless(io.RawIOBase):
+    """A file of so many bytes that takes no memory: `head`, then noise that is the same in each chunk."""
 
-    def test_whole(self) -> None:
-        """An image is read: its chip, the digests of all its bytes, and a hash for each flash mode."""
-        data = esp8266_image()
-        facts = _read(data)
-        self.assertEqual((facts.size, facts.chip), (len(data), "esp8266"))
-        self.assertEqual((facts.md5, facts.sha256), (_md5(data), hashlib.sha256(data).hexdigest()))
-        self.assertEqual(len(facts.sketch_hashes), 4)
-        self.assertIn(_md5(data), facts.sketch_hashes)
+    _NOISE = os.urandom(CHUNK)
 
-    def test_flash_modes(self) -> None:
-        """A device that put its own flash mode into the image is known by the MD5 that it reports then."""
-        built = {mode: esp8266_image(flash_mode=mode) for mode in _FLASH_MODES}
-        self.assertEqual([data[2] for data in built.values()], [0, 1, 2, 3])
-        for mode, data in built.items():
-            for device_mode in range(4):
-                with self.subTest(mode, device=device_mode):
-                    in_flash = data[:2] + bytes([device_mode]) + data[3:]
-                    self.assertIn(_md5(in_flash), _read(data).sketch_hashes)
+    def __init__(self, size: int, head: bytes = b"") -> None:
+        self._size, self._head, self._at = size, head, 0
 
-    def test_signed(self) -> None:
-        """A signature behind the image changes the digests of the file, and not the hashes that a device reports."""
-        data = esp8266_image()
-        signed = data + os.urandom(256) + struct.pack("<I", 256)
-        facts = _read(signed)
-        self.assertEqual((facts.size, facts.md5), (len(signed), _md5(signed)))
-        self.assertEqual(facts.sketch_hashes, _read(data).sketch_hashes)
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        self._at = self._size + offset if whence == os.SEEK_END else offset
+        return self._at
 
-    def with_words(self, length: int, crc: int) -> bytes:
-        """Return an image with other words behind its sketch's header."""
-        data = esp8266_image()
-        return data[:0x1010] + struct.pack("<II", length, crc) + data[0x1018:]
-
-    def test_length_and_crc_words(self) -> None:
-        """Where the core's own tool has put length and CRC they must be right; older cores left them zero."""
-        data = esp8266_image()
-        length, crc = struct.unpack("<II", data[0x1010:0x1018])
-        self.assertEqual(length, len(data))
-        self.assertEqual(_read(self.with_words(0, 0)).chip, "esp8266")
-        for wrong in ((length, crc ^ 1), (length, 0), (length - 16, crc), (length + 1, crc), (16, crc), (0, crc)):
-            self.assertRaises(ImageError, _read, self.with_words(*wrong))
-
-    def test_sketch_of_zeros(self) -> None:
-        """A file of the right length whose end has not arrived yet, as some copy, is refused."""
-        data = esp8266_image()
-        for end in range(_APP_OFFSET + 24, len(data) - 1, 100):
-            self.assertRaises(ImageError, _read, data[:end].ljust(len(data), b"\0"))
-
-    def test_without_boot_loader(self) -> None:
-        """An image without the boot loader, as other SDKs make them, is read."""
-        data = self.with_words(0, 0)[_APP_OFFSET:]
-        facts = _read(data.ljust(5000, b"\xff"))
-        self.assertEqual((facts.size, facts.chip), (5000, "esp8266"))
-
-    def test_cut_in_sketch(self) -> None:
-        """An image cut anywhere in the sketch is refused."""
-        data = esp8266_image()
-        for end in range(_APP_OFFSET + 1, len(data)):
-            self.assertRaises(ImageError, _read, data[:end])
-
-    def test_cut_in_boot_loader(self) -> None:
-        """An image cut anywhere in the boot loader is refused."""
-        data = esp8266_image()
-        boot_loader = len(data[:_APP_OFFSET].rstrip(b"\xaa"))
-        for end in range(boot_loader):
-            self.assertRaises(ImageError, _read, data[:end])
-
-    def test_cut_before_sketch(self) -> None:
-        """An image cut so that the boot loader is left and the sketch is gone is refused."""
-        data = esp8266_image()
-        boot_loader = len(data[:_APP_OFFSET].rstrip(b"\xaa"))
-        accepted = []
-        for end in range(boot_loader, _APP_OFFSET + 1):
-            try:
-                _read(data[:end])
-            except ImageError:
-                continue
-            accepted.append(end)
-        self.assertEqual(accepted[:3], [])
-
-    def test_no_sketch_behind_boot_loader(self) -> None:
-        """An image whose sketch was overwritten is refused."""
-        data = esp8266_image()
-        for filler in (b"\0", b"\xaa", b"\xff"):
-            self.assertRaises(ImageError, _read, data[:_APP_OFFSET].ljust(len(data), filler))
-
-    def test_any_byte_flipped(self) -> None:
-        """An image with one byte flipped, but for the flash mode, is refused or has none of the whole one's hashes."""
-        data = esp8266_image()
-        good = set(_read(data).sketch_hashes)
-        for offset in range(len(data)):
-            try:
-                facts = _read(_flip(data, offset))
-            except ImageError:
-                continue
-            self.assertEqual(bool(good & set(facts.sketch_hashes)), offset == 2, f"byte {offset}")
-
-    def test_flip_in_boot_loader_is_refused(self) -> None:
-        """A byte flipped in the boot loader's segment is refused by its checksum, also where there is no CRC."""
-        error = self.assertRaises(ImageError, _read, _flip(self.with_words(0, 0), 100))
-        self.assertIn("checksum", str(error))
+    def read(self, size: int = -1, /) -> bytes:
+        assert 0 <= size <= CHUNK
+        start, self._at = self._at, min(self._at + size, self._size)
+        return (self._head + self._NOISE if start == 0 else self._NOISE)[: self._at - start]
 
 
-class OpaqueTests(SynchronousTestCase):
-    """Files that are no ESP image, and damaged headers."""
+class ZooTests(SynchronousTestCase):
+    """One image of each sort."""
 
-    def test_empty(self) -> None:
-        """An empty file is refused."""
-        self.assertIn("empty", str(self.assertRaises(ImageError, _read, b"")))
+    def test_formats(self) -> None:
+        """Each image is recognised for what it is, is whole, has no bytes too many, and its own digests."""
+        for name, image in zoo().items():
+            with self.subTest(name):
+                facts = read_image(image)
+                beginning = max((known for known in _FORMATS if name.startswith(known)), key=len)
+                self.assertIs(facts.format, _FORMATS[beginning])
+                self.assertIsNone(facts.damage)
+                self.assertEqual(facts.trailing, 0)
+                self.assertEqual((facts.size, facts.md5, facts.sha256), (len(image), md5(image), sha256(image)))
+                self.assertEqual(facts.debug, ())
 
-    @settings(deadline=None)
-    @given(st.binary(min_size=1, max_size=200).filter(lambda data: data[0] != 0xE9))
-    def test_any_other_bytes(self, data: bytes) -> None:
-        """Bytes that don't begin with E9 are taken as they are: digests, and neither chip nor sketch hashes."""
-        self.assertEqual(_read(data), ImageFacts(len(data), _md5(data), hashlib.sha256(data).hexdigest()))
+    def test_chips(self) -> None:
+        """The chip is told of every image that is for one, and of none that doesn't say."""
+        for name, image in zoo().items():
+            with self.subTest(name):
+                facts = read_image(image)
+                silent = facts.format in (Format.MERGED, Format.PARTITION_TABLE, Format.OTA_DATA, Format.MCUBOOT)
+                chip = "esp32" if name == "arduino-ota" else name.partition("-")[0]
+                self.assertEqual(facts.chip, None if silent else chip)
 
-    @settings(deadline=None, max_examples=300)
-    @given(st.binary(max_size=200), st.integers(0, 255), st.booleans())
-    def test_any_bytes_behind_the_magic_one(self, rest: bytes, count: int, descriptor: bool) -> None:
-        """Bytes that begin with E9 are refused with ImageError, or have a right checksum; nothing else happens."""
-        data = bytes([0xE9, count]) + rest
-        if descriptor and len(data) > 36:
-            data = data[:32] + struct.pack("<I", 0xABCD5432) + data[36:]
-        try:
-            facts = _read(data)
-        except ImageError as error:
-            self.assertTrue(str(error).isascii())
-        else:
-            self.assertEqual(facts.md5, _md5(data))
-            self.assertNotEqual(facts.sketch_hashes, ())
+    def test_not_for_ota(self) -> None:
+        """Boot loaders, partition tables, OTA data and merged images are not for updates, and nothing else isn't."""
+        parts = ("bootloader", "partition-table", "ota-data", "merged")
+        for name, image in zoo().items():
+            self.assertEqual(read_image(image).not_for_ota, any(part in name for part in parts), name)
+        self.assertTrue(read_image(compress(zoo()["esp32-bootloader"])).not_for_ota)
 
-    def test_segment_count(self) -> None:
-        """A header that announces no segment, or more than an image can have, is refused."""
-        data = esp32_image()
-        for count in (0, 17, 255):
-            error = self.assertRaises(ImageError, _read, data[:1] + bytes([count]) + data[2:])
-            self.assertIn("1 to 16 segments", str(error))
+    def test_any_pieces(self) -> None:
+        """What is told doesn't depend on the pieces that the file comes in."""
+        for name in _names():
+            image = zoo()[name]
+            for most in (1 if len(image) < 5000 else 13, 4096, len(image) - 1):
+                with self.subTest(name, most=most):
+                    self.assertEqual(read_image(Pieces(image, most)), read_image(image))
 
-    def test_where_it_is_cut(self) -> None:
-        """The reason tells where the image ends, and what of it lies behind that."""
-        data = esp32_image()
-        for end, part in (
-            (
-                len(data) - 1,
-                f"ends at byte {len(data) - 1}, inside the appended SHA-256 that begins at {len(data) - 32}",
-            ),
-            (len(data) - 33, f"ends at byte {len(data) - 33}, before its checksum at {len(data) - 33}"),
-            (1000, "ends at byte 1000, but segment 2 of 2 reaches to byte"),
-        ):
-            self.assertIn(part, str(self.assertRaises(ImageError, _read, data[:end])))
+    def test_same_each_time(self) -> None:
+        """The same bytes give the same facts, whether they are given as bytes or as a file."""
+        for name, image in zoo().items():
+            self.assertEqual(read_image(io.BytesIO(image)), read_image(image), name)
 
 
-class ReadingTests(SynchronousTestCase):
-    """How a file is read, whatever it holds."""
+class OnePassTests(SynchronousTestCase):
+    """A file is read once, and little of it is kept."""
 
-    def test_bounded_memory(self) -> None:
-        """A large file is read in chunks of a bounded size, whatever it is."""
-        for data in (esp32_image(size=3 * CHUNK), esp8266_image(size=3 * CHUNK), bytes(3 * CHUNK + 5)):
-            file = _Watched(data)
-            self.assertEqual(read_image(file).size, len(data))
-            self.assertGreater(len(data), 3 * CHUNK)
-            self.assertEqual(max(file.sizes), CHUNK)
+    def test_no_byte_twice(self) -> None:
+        """After its size is asked for, a file is read from its first byte to its last, none of them twice."""
+        for name, image in {**zoo(), "opaque": bytes(3 * CHUNK), "cut": zoo()["esp32-app"][:1000]}.items():
+            with self.subTest(name):
+                file = Watched(image)
+                read_image(file)
+                self.assertEqual(file.moves, [(0, os.SEEK_END), (0, os.SEEK_SET)])
+                at = 0
+                for start, end in file.reads:
+                    self.assertEqual(start, at)
+                    at = end
+                self.assertEqual(at, len(image))
 
-    def test_large_images(self) -> None:
-        """Images of several chunks have the same hashes as small ones would: checksum, MD5 and appended hash."""
-        for data in (esp32_image(size=3 * CHUNK), esp32_image(size=3 * CHUNK, flags=("--dont-append-digest",))):
-            self.assertIn(_md5(data), _read(data).sketch_hashes)
-            self.assertRaises(ImageError, _read, _flip(data, 2 * CHUNK + 1))
-        data = esp8266_image(size=3 * CHUNK)
-        self.assertIn(_md5(data), _read(data + b"signature").sketch_hashes)
+    def test_pieces_are_small(self) -> None:
+        """A large file is read in pieces of one size."""
+        for image in (esp32_image(size=3 * CHUNK), esp8266_image(size=3 * CHUNK), bytes(3 * CHUNK + 5)):
+            file = Watched(image)
+            read_image(file)
+            self.assertEqual(max(end - start for start, end in file.reads), CHUNK)
+
+    def test_memory(self) -> None:
+        """Reading 64 MB of whatever kind takes a few chunks of memory, though headers announce gigabytes."""
+        esp32 = zoo()["esp32-app"]
+        size = 64 * _MEGABYTE
+        heads = {
+            "opaque": b"",
+            "ESP32": b"\xe9\x01" + esp32[2:28] + (size - 200).to_bytes(4, "little") + esp32[32:],
+            "ESP8266": b"\xe9\x01" + bytes(6) + b"\0\0\x10\x40" + (size - 100).to_bytes(4, "little"),
+            "MCUboot": zoo()["mcuboot"][:12] + b"\xff" * 4 + zoo()["mcuboot"][16:32],
+            "OTA": (size - 8).to_bytes(4, "little") + zoo()["arduino-ota"][4:20],
+            "signed": bytes(512) + esp32,
+        }
+        for name, head in heads.items():
+            with self.subTest(name):
+                self.assertLess(_peak(_Endless(size, head)), 4 * _MEGABYTE)
+
+    def test_memory_of_gzip(self) -> None:
+        """What swells up to gigabytes takes no more memory, and is not unpacked to its end."""
+        zeros = gzip.compress(bytes(2 * MAX_UNPACKED))
+        tail = zoo()["esp8266-sketch-gzip"]
+        for bomb in (zeros, compress(zeros), zeros[:-9], zeros + bytes(_MEGABYTE), tail + bytes(4 * _MEGABYTE)):
+            self.assertLess(_peak(io.BytesIO(bomb)), 4 * _MEGABYTE)
+        facts = read_image(zeros)
+        self.assertEqual((facts.format, facts.inner, facts.damage), (Format.GZIP, None, None))
+        self.assertEqual(facts.sha256, sha256(zeros))
 
     def test_real_file(self) -> None:
         """A real file, unbuffered, is read from its beginning wherever its position stands, and isn't changed."""
@@ -331,23 +197,144 @@ class ReadingTests(SynchronousTestCase):
         path.write_bytes(esp32_image())
         with path.open("rb", buffering=0) as file:
             file.seek(1000)
-            self.assertEqual(read_image(file), _read(esp32_image()))
+            self.assertEqual(read_image(file), read_image(esp32_image()))
         self.assertEqual(path.read_bytes(), esp32_image())
 
     def test_called_off(self) -> None:
-        """A reading that shall not go on ends with InterruptedError at the next chunk."""
-        for data in (esp32_image(size=3 * CHUNK), bytes(3 * CHUNK)):
+        """A reading that shall not go on ends with InterruptedError at the next chunk, also inside wrappings."""
+        for data in (
+            esp32_image(size=3 * CHUNK),
+            bytes(3 * CHUNK),
+            compress(esp32_image(size=3 * CHUNK)),
+            bytes(512) + esp32_image(size=3 * CHUNK),
+        ):
             answers = iter([True, False])
-            file = _Watched(data)
+            file = Watched(data)
             self.assertRaises(InterruptedError, read_image, file, lambda answers=answers: next(answers))
-            self.assertLess(sum(file.sizes), 3 * CHUNK)
+            self.assertLess(file.reads[-1][1], 3 * CHUNK)
+
+
+class AnyBytesTests(SynchronousTestCase):
+    """Whatever the bytes are, there are facts, or an ImageError."""
+
+    def _read(self, data: bytes) -> ImageFacts | None:
+        try:
+            facts = read_image(data)
+        except ImageError as error:
+            self.assertEqual(data, b"", error.reason)
+            return None
+        self.assertEqual((facts.size, facts.md5, facts.sha256), (len(data), md5(data), sha256(data)))
+        if facts.damage is not None:
+            self.assertTrue(facts.damage.reason.isprintable())
+            self.assertGreaterEqual(facts.damage.offset, 0)
+            self.assertEqual(str(facts.damage), facts.damage.reason)
+        return facts
+
+    @settings(deadline=None, max_examples=300)
+    @given(
+        st.sampled_from([b"", b"\xe9", b"\xea\x04", b"\x1f\x8b\x08", b"\xaa\x50", b"\x3d\xb8\xf3\x96"]),
+        st.binary(max_size=600),
+    )
+    @example(b"\x1f\x8b\x08", b"\0" * 7 + b"\x03\0" + bytes(8))
+    @example(b"\x1f\x8b\x08", b"")
+    def test_any_bytes(self, magic: bytes, rest: bytes) -> None:
+        """Any bytes, also behind the first bytes of each sort, give facts; only an empty file doesn't."""
+        self._read(magic + rest)
+
+    @settings(deadline=None, max_examples=300)
+    @given(_images(), st.data())
+    def test_mutations(self, image: bytes, draws: st.DataObject) -> None:
+        """An image that was cut, overwritten, lengthened or put together with another one gives facts."""
+        harmed = bytearray(image)
+        for _ in range(draws.draw(st.integers(1, 4))):
+            start = draws.draw(st.integers(0, len(harmed)))
+            match draws.draw(st.sampled_from(["cut", "write", "drop", "insert", "join"])):
+                case "cut":
+                    del harmed[start:]
+                case "write":
+                    harmed[start : start + 8] = draws.draw(st.binary(min_size=1, max_size=8))
+                case "drop":
+                    del harmed[start : start + draws.draw(st.integers(1, 64))]
+                case "insert":
+                    harmed[start:start] = draws.draw(st.binary(min_size=1, max_size=64))
+                case _:
+                    harmed[start:] = draws.draw(_images())[:20000]
+        data = bytes(harmed)
+        facts = self._read(data)
+        if facts is not None:
+            self.assertEqual(read_image(Pieces(data, draws.draw(st.integers(20, 5000)))), facts)
+
+    @settings(deadline=None, max_examples=100)
+    @given(_images(), st.data())
+    def test_mutations_inside_gzip(self, image: bytes, draws: st.DataObject) -> None:
+        """What is harmed and then compressed gives the same facts inside, but for what needs the size beforehand."""
+        harmed = flipped(image, draws.draw(st.integers(0, len(image) - 1)))[: draws.draw(st.integers(1, len(image)))]
+        facts = self._read(compress(harmed))
+        assert facts is not None
+        assert facts.inner is not None
+        self.assertEqual((facts.inner.size, facts.inner.sha256), (len(harmed), sha256(harmed)))
+        self.assertEqual(facts.damage is None, facts.inner.damage is None)
+
+    @settings(deadline=None)
+    @given(
+        st.binary(min_size=1, max_size=100)
+        .filter(lambda data: data[0] not in b"\xe9\xea\x1f\xaa")
+        .filter(lambda data: int.from_bytes(data[:4], "little") + 8 != len(data))
+    )
+    def test_opaque(self, data: bytes) -> None:
+        """Bytes that are like none of the forms are taken as they are: digests, and nothing else."""
+        self.assertEqual(read_image(data), ImageFacts(len(data), md5(data), sha256(data)))
+
+
+class RefusalTests(SynchronousTestCase):
+    """Files that there is nothing to say of."""
+
+    def test_empty(self) -> None:
+        """An empty file is refused, with where and why."""
+        error = self.assertRaises(ImageError, read_image, b"")
+        self.assertEqual((error.offset, error.reason, str(error)), (0, "the file is empty", "the file is empty"))
 
     def test_changed_meanwhile(self) -> None:
         """A file that gets shorter or longer while it is read is refused, even if nothing of it is left."""
-        for data in (esp32_image(), esp8266_image(), b"opaque" * 1000):
+        names = ("esp32-app", "esp8266-sketch", "esp8266-sketch-signed", "esp32-app-gzip", "mcuboot", "arduino-ota")
+        opaque = b"opaque" * 1000
+        for data in (*(zoo()[name] for name in names), zoo()["esp32-app-signed-esp32fota"], opaque):
             for new_size in (0, 1, 2, 20, 34, 1000, len(data) - 1, len(data) + 1):
                 path = Path(self.mktemp())
                 path.write_bytes(data)
                 with self.subTest(new_size=new_size), _Changing(path, "r+") as file:
                     file.new_size = new_size
-                    self.assertRaises(ImageError, read_image, file)
+                    error = self.assertRaises(ImageError, read_image, file)
+                    self.assertIn(f"the file changed while it was read: {len(data)} bytes at first", error.reason)
+                    self.assertEqual(error.offset, new_size)
+
+    def test_where_it_is_cut(self) -> None:
+        """The reason tells where an image ends and what of it lies behind that, and the offset is there too."""
+        data = esp32_image()
+        for end, part in (
+            (len(data) - 1, f"ends inside the SHA-256 that begins at byte {len(data) - 32}"),
+            (len(data) - 33, f"ends at byte {len(data) - 33}, before its checksum at {len(data) - 33}"),
+            (1000, "ends at byte 1000, but segment 2 of 2 reaches to byte"),
+            (290, "ends at byte 290, before segment 2 of 2"),
+            (20, "ends at byte 20, inside its header"),
+        ):
+            damage = read_image(data[:end]).damage
+            assert damage is not None
+            self.assertIn(part, damage.reason)
+            self.assertEqual(damage.offset, end)
+
+    def test_an_end_that_shows(self) -> None:
+        """Of every sort that tells its end an incomplete copy shows, wherever it ends, unless as a whole lesser one.
+
+        What may be missing then are signatures, and the sketch behind a boot loader.
+        """
+        for name in _names():
+            image = zoo()[name]
+            whole = read_image(image)
+            if not whole.tells_its_end:
+                continue
+            for length in cuts(image):
+                facts = read_image(image[:length])
+                with self.subTest(name, length=length):
+                    shows = facts.damage is not None or facts.format is not whole.format
+                    self.assertTrue(shows or facts.signatures != whole.signatures)

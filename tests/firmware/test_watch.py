@@ -26,7 +26,8 @@ from ota_server.firmware import folder as folder_module
 from ota_server.firmware import watch as watch_module
 from ota_server.firmware.catalog import STABLE, Catalog
 from ota_server.firmware.digests import DigestStore
-from ota_server.firmware.folder import SETTLE_TIME, Folder, Reading
+from ota_server.firmware.folder import OPAQUE_SETTLE_TIME, SETTLE_TIME, Folder, Reading
+from ota_server.firmware.packing import AT_ONCE, Packer
 from ota_server.firmware.watch import (
     HINT_DELAY,
     MAX_FIRST_WAIT,
@@ -36,6 +37,7 @@ from ota_server.firmware.watch import (
     FolderWatcher,
     IWatcherReactor,
 )
+from tests.images import damaged, esp32_image, esp8266_image
 
 if sys.platform == "linux":
     from twisted.internet import inotify
@@ -94,8 +96,8 @@ class _Pool(ThreadPool):
 class _Folder(Folder):
     """A real folder that remembers when it was read, fails when the test says so, and calls what it says after it."""
 
-    def __init__(self, root: Path, digests: DigestStore) -> None:
-        super().__init__(root, digests)
+    def __init__(self, root: Path, digests: DigestStore, packer: Packer | None = None) -> None:
+        super().__init__(root, digests, packer=packer)
         self.times: list[float] = []
         self.trouble: Exception | None = None
         self.after: Callable[[], object] | None = None
@@ -180,14 +182,17 @@ class ReadyTests(WatcherCase):
 
     def test_waits_for_files_to_settle(self) -> None:
         """A folder with a file that is still fresh is ready once that has settled, not with half a catalog before."""
+        self.put("door-1.0.bin", esp32_image())
         self.put("lamp-1.0.bin")
         ready = self.watcher.when_ready()
         self.start()
-        self.assertNoResult(ready)
-        self.assertEqual((self.watcher.catalog, self.published), (None, []))
-        self.advance(SETTLE_TIME)
+        while self.clock.seconds() < OPAQUE_SETTLE_TIME:
+            self.assertNoResult(ready)
+            self.assertEqual((self.watcher.catalog, self.published), (None, []))
+            self.advance(SETTLE_TIME)
+        self.assertLess(OPAQUE_SETTLE_TIME, MAX_FIRST_WAIT)
         self.successResultOf(ready)
-        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        self.assertEqual(self.offered(), {"door-1.0.bin", "lamp-1.0.bin"})
         self.assertEqual(len(self.published), 1)
 
     def test_waits_no_longer_than_that(self) -> None:
@@ -303,7 +308,7 @@ class IntervalTests(WatcherCase):
         self.pool.takes = MAX_INTERVAL * READING_SHARE / 2
         self.clock.advance(1000)
         self.start()
-        path = self.put("lamp-1.0.bin")
+        path = self.put("lamp-1.0.bin", esp32_image())
         os.utime(path, (2**33, 2**33))
         self.advance(MAX_INTERVAL + 0.001)
         count = len(self.folder.times)
@@ -526,6 +531,59 @@ class TroubleTests(WatcherCase):
         for line in lines:
             self.assertTrue(line.isascii() and line.isprintable(), line)
 
+    def test_damaged_image(self) -> None:
+        """A damaged image is logged once, at the level that is always shown, and served once it was replaced."""
+        self.put("lamp-1.0.bin", damaged(esp32_image(), 2000))
+        with capturedLogs() as events:
+            self.start()
+            for _ in range(5):
+                self.advance(MIN_INTERVAL)
+        (line,) = self._lines(LogLevel.error, events)
+        self.assertTrue(line.startswith("'lamp-1.0.bin' is not offered: the SHA-256 appended"), line)
+        self.assertEqual((self.offered(), len(self.watcher.notices)), (set(), 1))
+        self.put("lamp-1.0.bin", esp32_image())
+        with capturedLogs() as events:
+            for _ in range(5):
+                self.advance(MIN_INTERVAL)
+        self.assertEqual(self._lines(LogLevel.error, events), [])
+        self.assertEqual((self.offered(), self.watcher.notices), ({"lamp-1.0.bin"}, ()))
+
+    def test_findings(self) -> None:
+        """What is likely to be a mistake is logged as an error, what is merely odd as a warning, each once."""
+        self.put("lamp-1.1.bin", esp32_image(version="1.0.0") + b"more")
+        self.clock.advance(1000)
+        with capturedLogs() as events:
+            self.start()
+            for _ in range(3):
+                self.advance(MIN_INTERVAL)
+        (error,), (warning,) = (self._lines(level, events) for level in (LogLevel.error, LogLevel.warn))
+        self.assertTrue(error.startswith("'lamp-1.1.bin' says 1.1.0 in its name and 1.0.0 inside"), error)
+        self.assertTrue(warning.startswith("'lamp-1.1.bin' has 4 bytes behind the image"), warning)
+        self.assertEqual(self.offered(), {"lamp-1.1.bin"})
+        self.assertEqual([notice.word for notice in self.watcher.notices], ["trailing-bytes", "version-differs"])
+        self.assertEqual({event["word"] for event in events if "word" in event}, {"trailing-bytes", "version-differs"})
+
+    def test_versions_inside_are_escaped(self) -> None:
+        """A finding that tells what stands inside an image is one line of printable characters, whatever that is."""
+        self.put("lamp-1.1.bin", esp32_image(version="1.0.0-\n\x1b[31m\x85\u2028\x00x"))
+        self.clock.advance(1000)
+        with capturedLogs() as events:
+            self.start()
+        (line,) = self._lines(LogLevel.error, events)
+        self.assertTrue(line.isprintable(), ascii(line))
+
+    def test_notices_of_each_reading(self) -> None:
+        """The watcher's notices are all there are, in order, as of the last reading."""
+        paths = [self.put(name) for name in ("b.bin", "a.bin")]
+        self.start()
+        self.assertEqual([notice.file for notice in self.watcher.notices], ["a.bin", "b.bin"])
+        paths[1].unlink()
+        self.advance(MIN_INTERVAL)
+        self.assertEqual([notice.file for notice in self.watcher.notices], ["b.bin"])
+        paths[0].unlink()
+        self.advance(MIN_INTERVAL)
+        self.assertEqual(self.watcher.notices, ())
+
     def test_reasons_are_escaped(self) -> None:
         """The reason in the log, which tells parts of the name, is one line as well."""
         self.put("lamp-1.0.a\nb\x1b[31m.bin")
@@ -534,6 +592,105 @@ class TroubleTests(WatcherCase):
             self.start()
         for line in self._lines(LogLevel.warn, events):
             self.assertTrue(line.isprintable(), line)
+
+
+class PackingTests(WatcherCase):
+    """Compressing what devices unpack, after the plain files are served."""
+
+    def setUp(self) -> None:
+        """Make a folder that compresses, and files that have settled long ago."""
+        super().setUp()
+        self.packs = Path(self.mktemp())
+        self.folder = _Folder(self.root, DigestStore(self.state), Packer(self.packs))
+        began = time.time() + 1000
+        self.watcher = FolderWatcher(
+            self.folder, self.clock, self.pool, lambda: began + self.clock.seconds(), self.published.append
+        )
+
+    def turn(self) -> None:
+        """Do the one job that the thread has, and what comes of that in the reactor."""
+        (job,) = self.pool.jobs
+        self.pool.jobs.clear()
+        job()
+        self.clock.advance(0)
+
+    def test_served_meanwhile(self) -> None:
+        """The plain file is served before it is compressed, in the thread, and the compressed one right after it."""
+        self.put("lamp-1.0.bin", _sketch())
+        self.watcher.startService()
+        self.turn()
+        self.assertEqual((self.offered(), len(self.published)), ({"lamp-1.0.bin"}, 1))
+        self.turn()
+        self.assertEqual(len(DigestStore(self.state).load()), 1)
+        # Now the thread has compressing to do, and the reactor nothing: no check waits for it.
+        self.assertEqual((len(self.pool.jobs), self.clock.getDelayedCalls()), (1, []))
+        self.assertFalse(self.packs.exists())
+        self.turn()
+        self.assertEqual(self.offered(), {"lamp-1.0.bin", "lamp-1.0.bin.gz"})
+        self.assertEqual(len(self.published), 2)
+        self.advance(MIN_INTERVAL)
+        self.assertEqual(len(self.published), 2)
+
+    def test_many(self) -> None:
+        """More files than AT_ONCE are compressed in several readings, which follow soon."""
+        for number in range(AT_ONCE + 1):
+            self.put(f"lamp{number}-1.0.bin", _sketch())
+        self.watcher._reliable = True
+        self.start()
+        self.assertEqual(len(self.offered()), 2 * AT_ONCE + 1)
+        self.advance(SETTLE_TIME)
+        self.assertEqual(len(self.offered()), 2 * AT_ONCE + 2)
+
+    def test_trouble(self) -> None:
+        """Where nothing can be written that is logged once, plain files are served, and its end is logged too."""
+        self.packs.write_bytes(b"in the way")
+        self.put("lamp-1.0.bin", _sketch())
+        with capturedLogs() as events:
+            self.start()
+            for _ in range(3):
+                self.advance(MIN_INTERVAL)
+        (line,) = [formatEvent(event) for event in events if event["log_level"] >= LogLevel.warn]
+        self.assertIn("images are sent as they are, for compressing failed", line)
+        self.assertIn(str(self.packs), line)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        self.packs.unlink()
+        with capturedLogs() as events:
+            for _ in range(3):
+                self.advance(MIN_INTERVAL)
+        lines = [formatEvent(event) for event in events if event["log_level"] >= LogLevel.warn]
+        self.assertEqual(lines, [f"over: {line}"])
+        self.assertEqual(self.offered(), {"lamp-1.0.bin", "lamp-1.0.bin.gz"})
+
+    def test_stopped_meanwhile(self) -> None:
+        """A watcher that is stopped while it compresses is done soon and without a word, and leaves no part behind."""
+        self.put("lamp-1.0.bin", _sketch())
+        self.watcher.startService()
+        self.turn()
+        self.turn()
+        with capturedLogs() as events:
+            stopped = self.watcher.stopService()
+            assert stopped is not None
+            self.assertNoResult(stopped)
+            self.pool.work()
+        self.successResultOf(stopped)
+        self.assertEqual([event for event in events if event["log_level"] >= LogLevel.warn], [])
+        self.assertEqual((list(self.packs.iterdir()), self.clock.getDelayedCalls()), ([], []))
+
+    def test_stopped_before(self) -> None:
+        """A watcher that is stopped before it compresses doesn't begin to."""
+        self.put("lamp-1.0.bin", _sketch())
+        self.watcher.startService()
+        self.turn()
+        stopped = self.watcher.stopService()
+        assert stopped is not None
+        self.pool.work()
+        self.successResultOf(stopped)
+        self.assertFalse(self.packs.exists())
+
+
+def _sketch() -> bytes:
+    """Return an ESP8266 sketch that becomes smaller by compressing it."""
+    return esp8266_image(embedded=bytes(4096))
 
 
 class StopTests(WatcherCase):
@@ -590,7 +747,8 @@ class KernelTests(TestCase):
         """Make a watcher that would read the folder once in a thousand seconds, but for notifications."""
         for name in ("MIN_INTERVAL", "MAX_INTERVAL"):
             self.patch(watch_module, name, 1000.0)
-        self.patch(folder_module, "SETTLE_TIME", 0.0)
+        for name in ("SETTLE_TIME", "OPAQUE_SETTLE_TIME"):
+            self.patch(folder_module, name, 0.0)
         self.root = Path(self.mktemp()).absolute()
         self.root.mkdir()
         self.catalogs: DeferredQueue[Catalog] = DeferredQueue()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+import attrs
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from ota_server.fleet.checkin import DIALECTS, CheckIn, Mode, read_check_in
+from ota_server.fleet.checkin import DIALECTS, CheckIn, Mode, read_check_in, read_chip
 
 _MD5 = "a56f8ef7" * 4
 _SHA256 = "0123456789abcdef" * 4
@@ -82,7 +83,16 @@ class DialectTests(SynchronousTestCase):
         self.assertEqual(
             _check_in(_ESP8266),
             CheckIn(
-                "stable", "lamp", "esp8266", "esp8266", "DE:BA:7A:B1:E0:42", "1.0", Mode.SKETCH, 4194304, _MD5, None
+                "stable",
+                "lamp",
+                "esp8266",
+                "esp8266",
+                "DE:BA:7A:B1:E0:42",
+                "1.0",
+                free_space=4194304,
+                sketch_size=400000,
+                chip_size=8388608,
+                sketch_md5=_MD5,
             ),
         )
 
@@ -91,14 +101,26 @@ class DialectTests(SynchronousTestCase):
         old = "\n".join(line for line in _ESP8266.splitlines() if "Chip-ID" not in line and "md5" not in line)
         self.assertEqual(
             _check_in(old),
-            CheckIn("stable", "lamp", "esp8266", "esp8266", "DE:BA:7A:B1:E0:42", "1.0", Mode.SKETCH, 4194304),
+            attrs.evolve(_check_in(_ESP8266), sketch_md5=None),
         )
 
     def test_esp32(self) -> None:
         """The request of arduino-esp32's HTTPUpdate is read: hashes in lower case, and nothing says which chip."""
         self.assertEqual(
             _check_in(_ESP32),
-            CheckIn("stable", "lamp", "esp32", None, "24:0A:C4:00:11:22", "1.2.3", Mode.SKETCH, 1310720, _MD5, _SHA256),
+            CheckIn(
+                "stable",
+                "lamp",
+                "esp32",
+                None,
+                "24:0A:C4:00:11:22",
+                "1.2.3",
+                free_space=1310720,
+                sketch_size=934880,
+                chip_size=4194304,
+                sketch_md5=_MD5,
+                sketch_sha256=_SHA256,
+            ),
         )
 
     def test_pico(self) -> None:
@@ -219,8 +241,8 @@ class ValueTests(SynchronousTestCase):
             with self.subTest(lines):
                 self.assertEqual(self._one(*lines).device, expected)
 
-    def test_free_space(self) -> None:
-        """The free space is a number of bytes, or None where it is no such number."""
+    def test_sizes(self) -> None:
+        """The sizes are numbers of bytes, or None where they are no such number."""
         for text, expected in (
             ("0", 0),
             ("4194304", 4194304),
@@ -239,8 +261,11 @@ class ValueTests(SynchronousTestCase):
             ("", None),
         ):
             with self.subTest(text[:30]):
-                self.assertEqual(self._one(f"free-space: {text}").free_space, expected)
-        self.assertIsNone(self._one().free_space)
+                for name in ("free-space", "sketch-size", "chip-size"):
+                    check_in = self._one(f"{name}: {text}")
+                    self.assertEqual(getattr(check_in, name.replace("-", "_")), expected)
+                    sizes = [check_in.free_space, check_in.sketch_size, check_in.chip_size]
+                    self.assertEqual(sizes.count(None), 3 if expected is None else 2)
 
     def test_hashes(self) -> None:
         """Hashes are read in either case and kept in lower case, and None where they aren't of their length."""
@@ -287,6 +312,46 @@ class ValueTests(SynchronousTestCase):
         )
         self.assertEqual(check_in, CheckIn("stable", "lamp", "esp32"))
 
+    def test_chip_of_the_address(self) -> None:
+        """The query may name the chip, in any case and with dashes; the dialect that has one chip only counts more."""
+        for query, expected in (
+            (b"", None),
+            (b"chip=esp32c3", "esp32c3"),
+            (b"chip=ESP32-C3", "esp32c3"),
+            (b"chip=Esp32-S2&x=1", "esp32s2"),
+            (b"x=1&chip=esp8266", "esp8266"),
+            (b"chip=esp32&chip=esp32c3", "esp32"),
+            (b"chip=%45sp32", "esp32"),
+            (b"chip=lamp", "lamp"),
+            (b"chip=esp32+c3", "esp32 c3"),
+            (b"chip=", None),
+            (b"chip", None),
+            (b"Chip=esp32", None),
+            (b"chips=esp32", None),
+            (b"?chip=esp32", None),
+            (b"&&=&", None),
+            (b"x=" + b"1" * 300 + b"&chip=esp32", None),
+        ):
+            with self.subTest(query):
+                self.assertEqual(read_chip(query), expected)
+                self.assertEqual(read_check_in("stable", "lamp", {}, query), CheckIn("stable", "lamp", chip=expected))
+                for name, chip in (("Esp8266", "esp8266"), ("Esp32", expected), ("Pico", expected)):
+                    headers = {f"X-{name}-Mode".encode(): [b"sketch"]}
+                    check_in = read_check_in("stable", "lamp", headers, query)
+                    self.assertEqual(check_in, CheckIn("stable", "lamp", name.lower(), chip))
+
+    @settings(deadline=None, max_examples=200)
+    @given(st.binary(max_size=40) | st.from_regex(rb"\A(chip=)?(%[0-9a-f]{2}|[a-z0-9&;=+-]){0,12}\Z"))
+    @example(b"chip=%ff")
+    @example(b"chip=\xff")
+    @example(b"x=%ff&chip=esp32")
+    def test_any_query(self, query: bytes) -> None:
+        """Whatever stands behind the question mark, it names a chip, or something that is none, or nothing."""
+        chip = read_chip(query)
+        self.assertEqual(read_check_in("stable", "lamp", {}, query), CheckIn("stable", "lamp", chip=chip))
+        if b"chip" not in query and b"%" not in query:
+            self.assertIsNone(chip)
+
     @settings(deadline=None, max_examples=200)
     @given(
         st.dictionaries(
@@ -294,7 +359,7 @@ class ValueTests(SynchronousTestCase):
                 name
                 for dialect in DIALECTS
                 for name in (dialect.version, dialect.mode, dialect.mac, dialect.chip_id, dialect.free_space,
-                             dialect.sketch_md5, dialect.sketch_sha256)
+                             dialect.sketch_size, dialect.chip_size, dialect.sketch_md5, dialect.sketch_sha256)
             ]),
             st.lists(
                 st.binary(max_size=80)
@@ -315,7 +380,8 @@ class ValueTests(SynchronousTestCase):
         ):
             if text is not None:
                 self.assertRegex(text, form)
-        if check_in.free_space is not None:
-            self.assertGreaterEqual(check_in.free_space, 0)
+        for size in (check_in.free_space, check_in.sketch_size, check_in.chip_size):
+            if size is not None:
+                self.assertGreaterEqual(size, 0)
         if check_in.dialect is None:
             self.assertEqual(check_in, CheckIn("stable", "lamp"))

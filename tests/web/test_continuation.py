@@ -9,8 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from ota_server.firmware.catalog import Image
 from ota_server.web.continuation import MAX_AGE, MAX_PLACES, Continuations
 from ota_server.web.delivery import LINGER
+from tests.images import esp32_image
 from tests.web.answers import Answer
-from tests.web.memory import MemoryDoor
+from tests.web.memory import MemoryDoor, write_files
 
 NAME = "firmware-1.0.0.bin"
 
@@ -67,6 +68,49 @@ class ContinuationTests(SynchronousTestCase):
         self.publish()
         self.door.clock.advance(601)
         self.assertEqual(self.fetch(b"bytes=600-").body, self.NEW[600:])
+
+    def test_other_chips_behind_the_same_address(self) -> None:
+        """Devices of several chips that share an address of the network each get the rest of their own image."""
+        old = {chip: f"{chip} 1.0 ".encode() * 50 for chip in ("esp32", "esp32c3")}
+        new = {chip: f"{chip} 1.1 ".encode() * 50 for chip in ("esp32", "esp32c3")}
+        write_files(self.door.folder, {f"fan-1.0.0.{chip}.bin": data for chip, data in old.items()})
+        self.door.read()
+
+        def fetch(path: bytes, chip: str, piece: bytes) -> bytes:
+            path = b"%s?chip=%s" % (path, chip.encode())
+            return self.door.ask(path, b"User-Agent: client", b"Range: bytes=%s" % piece).body
+
+        for path in (b"/fan", b"/fan.bin"):
+            for chip in old:
+                self.assertEqual(fetch(path, chip, b"0-199"), old[chip][:200])
+            for chip in old:
+                self.assertEqual(fetch(path, chip, b"200-299"), old[chip][200:300])
+        write_files(self.door.folder, {f"fan-1.1.0.{chip}.bin": data for chip, data in new.items()})
+        self.door.read()
+        for path in (b"/fan", b"/fan.bin"):
+            for chip in old:
+                self.assertEqual(fetch(path, chip, b"300-"), old[chip][300:])
+
+    def test_other_devices_behind_the_same_address(self) -> None:
+        """What a device of another chip was sent at the very same address of the server is not gone on with."""
+        images = {"esp32": esp32_image("esp32"), "esp32c3": esp32_image("esp32c3", seed=1)}
+        newer = {chip: esp32_image(chip, "1.1.0", seed=seed) for seed, chip in enumerate(images, 2)}
+        files = {f"fan-1.0.0.{chip}.bin": data for chip, data in images.items()}
+        files |= {f"fan-1.1.0.{chip}.bin": data for chip, data in newer.items()}
+        write_files(self.door.folder, files)
+        self.door.read()
+        for chip in ("esp32c3", "esp32", "esp32c3"):
+            known = b"x-ESP32-sketch-sha256: %s" % images[chip][-32:].hex().encode()
+            fields = (b"User-Agent: client", b"x-ESP32-mode: sketch", known)
+            for piece, expected in ((b"0-999", newer[chip][:1000]), (b"1000-1999", newer[chip][1000:2000])):
+                answer = self.door.ask(b"/fan", *fields, b"Range: bytes=%s" % piece)
+                self.assertEqual((chip, answer.code, answer.body), (chip, 206, expected))
+        # One goes on where the other one is.
+        known = b"x-ESP32-sketch-sha256: %s" % images["esp32"][-32:].hex().encode()
+        answer = self.door.ask(
+            b"/fan", b"User-Agent: client", b"x-ESP32-mode: sketch", known, b"Range: bytes=1500-2500"
+        )
+        self.assertEqual(answer.body, newer["esp32"][1500:2501])
 
     def test_no_single_range(self) -> None:
         """A range that isn't understood, or is one of several, is ignored: the newest image is sent."""

@@ -19,6 +19,8 @@ FILES = {
     "firmware-1.0.0.bin": b"\0first",
     "firmware-1.2.0.bin": b"\0second",
     "lamp-3.0.0.esp8266.bin": b"\0lamp",
+    "fan-1.0.0.esp32.bin": b"\0fan of ESP32",
+    "fan-1.0.0.esp32c3.bin": b"\0fan of C3",
     "beta/firmware-2.0.0.bin": b"\0beta",
 }
 
@@ -42,7 +44,7 @@ class ReadHeadTests(SynchronousTestCase):
         fields = b"hOST:h\r\nX-esp32-STA-mac: \t 24:0A \t\r\nAccept:\r\naccept: */*\r\n"
         head = read_head(b"GET /beta/firmware?a=b?c HTTP/1.1\r\n%s\r\n" % fields)
         assert head is not None
-        self.assertEqual(head.path, b"/beta/firmware")
+        self.assertEqual((head.path, head.query), (b"/beta/firmware", b"a=b?c"))
         values = {name: list(values) for name, values in head.headers.items()}
         self.assertEqual(values, {b"Host": [b"h"], b"X-Esp32-Sta-Mac": [b"24:0A"], b"Accept": [b"", b"*/*"]})
         self.assertEqual((head.version, head.persistent), (b"HTTP/1.1", True))
@@ -213,7 +215,11 @@ paths = st.one_of(
             b"/firmware", b"/beta/firmware", b"/stable/firmware", b"/lamp", b"/firmware?x=1", b"/firmware?/lamp",
             b"//firmware", b"/firmware/", b"/firmware.bin", b"/firmware.version", b"/nothing", b"/", b"/-/ready",
             b"/%66irmware", b"/firmware%00", b"/beta//firmware", b"/beta%2Ffirmware", b"/firmware#x", b"/../firmware",
-            b"http://h/firmware", b"HTTPS://h//lamp", b"/beta/../firmware", b"/firmware;x", b"/a/b/c/d",
+            b"/fan", b"/fan?chip=esp32", b"/fan?chip=ESP32-C3", b"/fan?chip=esp8266", b"/fan?chip=lamp",
+            b"/fan?chip=%ff", b"/fan?chip=\xff", b"/fan.bin?chip=esp32", b"/fan.bin",
+            b"/fan.version?chip=esp32c3", b"/lamp?chip=esp32", b"/lamp?chip=",
+            b"http://h/fan?chip=esp32", b"http://h/firmware", b"HTTPS://h//lamp",
+            b"/beta/../firmware", b"/firmware;x", b"/a/b/c/d",
         ]
     ),
     st.text("/abc.%-~", max_size=8).map(lambda text: b"/" + text.encode()),
@@ -237,9 +243,23 @@ plain_checks = st.builds(
         + b"\r\n"
     ),
     st.sampled_from([b"GET", b"HEAD"]),
-    st.sampled_from([b"/firmware", b"/beta/firmware", b"/lamp", b"/firmware?x"]),
+    st.sampled_from(
+        [
+            b"/firmware",
+            b"/beta/firmware",
+            b"/lamp",
+            b"/firmware?x",
+            b"/fan",
+            b"/fan?chip=esp32",
+            b"/fan?chip=ESP32-C3&x=1",
+            b"/fan?chip=esp8266",
+            b"/fan?chip=lamp",
+            b"/fan?chip=%ff",
+            b"/firmware?chip=",
+        ]
+    ),
     st.sampled_from([b"HTTP/1.0", b"HTTP/1.1"]),
-    st.sampled_from([b"1.0", b"1.2.0", b"9.9", b"3.0.0(firmware)"]),
+    st.sampled_from([b"0.9", b"1.0", b"1.2.0", b"9.9", b"3.0.0(firmware)"]),
     st.lists(st.tuples(names, st.just(b": "), values).map(b"".join), max_size=3),
 )
 
@@ -298,6 +318,23 @@ class SameBytesTests(SynchronousTestCase):
             for version in (b"9.9", b"2.0.0(firmware)", b"v7")
         ]
         self.assertEqual(taken, [True] * 12)
+
+    def test_chip_of_the_address(self) -> None:
+        """Both ways read the chip that the query names, and the quick one is taken wherever the answer is 304."""
+        for path, version, expected in (
+            (b"/fan?chip=esp32", b"1.0.0", True),
+            (b"/fan?chip=ESP32-C3", b"1.0.0", True),
+            (b"/fan?x=1&chip=esp32", b"2.0.0", True),
+            (b"/fan?chip=esp32s3", b"0.9", True),
+            (b"/fan", b"0.9", True),
+            (b"/lamp?chip=esp32", b"1.0", True),
+            (b"/fan?chip=esp32", b"0.9", False),
+            (b"/fan?chip=lamp", b"1.0.0", False),
+            (b"/fan?chip=%ff", b"1.0.0", False),
+            (b"/fan.bin?chip=esp32", b"1.0.0", False),
+        ):
+            check = PLAIN.replace(b"/firmware", path).replace(b"1.2.0", version).replace(b"ESP8266", b"ESP32")
+            self.assertEqual((path, version, self.compare([check])), (path, version, expected))
 
     def test_more_fields_than_are_taken(self) -> None:
         """A request with more header fields than Twisted takes is refused in both ways."""

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.http import datetimeToString
 
 from ota_server.firmware.catalog import Catalog, FileIdentity
-from ota_server.firmware.digests import DigestStore, Finding
+from ota_server.firmware.digests import DigestStore, Outcome
 from ota_server.firmware.folder import Folder
 from ota_server.web.delivery import LINGER
 from ota_server.web.site import MAX_HEAD
@@ -266,7 +266,7 @@ class GatedFolder(Folder):
         self.gate = threading.Event()
         self.reached = threading.Event()
 
-    def _examine(self, path: str, identity: FileIdentity) -> Finding | None:
+    def _examine(self, path: str, identity: FileIdentity) -> Outcome | None:
         """Wait at the gate, then read the file."""
         self.reached.set()
         self.gate.wait()

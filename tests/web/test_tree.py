@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.firmware.catalog import Catalog
 from ota_server.web.tree import PATIENCE
+from tests.images import bootloader, compress, esp32_image, merged_image
 from tests.web.answers import read_only_answer
 from tests.web.memory import MemoryDoor, write_files
 
@@ -23,6 +24,16 @@ FILES = {
     "my-lamp-10.0.0.bin": b"\0 lamp",
     "beta-1.0.0.bin": b"\0 project beta",
     "beta/firmware-2.0.0.bin": b"\0 2.0.0",
+    "fan-1.0.0.esp32.bin": b"\0 fan 1.0.0 of ESP32",
+    "fan-1.0.0.esp32.bin.gz": b"\x1f\x8b fan 1.0.0 of ESP32",
+    "fan-1.0.0.esp32c3.bin": b"\0 fan 1.0.0 of C3",
+    "fan-1.0.0.fs.bin": b"\0 filesystem of fan",
+    "fan-2.0.0.esp32.bin": b"\0 fan 2.0.0 of ESP32",
+    "fan-2.0.0-1.0.0.bin": b"\0 project fan-2.0.0",
+    "hub-2.0.0.bin": b"\0 hub",
+    "hub-2.0.0-1.0.0.bin": b"\0 project hub-2.0.0",
+    "two-1.0.0.esp32.bin": b"\0 two of ESP32",
+    "two-1.0.0.esp32c3.bin": b"\0 two of C3",
     "firmware.bin.txt": b"no image",
     "firmware-0.1-alpha.bin": b"no version",
 }
@@ -105,6 +116,101 @@ class AddressTests(SynchronousTestCase):
             answer = self.door.ask(path)
             self.assertEqual((answer.code, answer.body), (200, text))
 
+    def test_chips(self) -> None:
+        """A plain address may name the chip in its query; what its path names counts more."""
+        for path, name in {
+            b"/fan.bin?chip=esp32": "fan-2.0.0.esp32.bin",
+            b"/fan.bin?chip=ESP32": "fan-2.0.0.esp32.bin",
+            b"/fan.bin?chip=esp32c3": "fan-1.0.0.esp32c3.bin",
+            b"/fan.bin?chip=ESP32-C3&x=1": "fan-1.0.0.esp32c3.bin",
+            b"/fan?chip=esp32c3": "fan-1.0.0.esp32c3.bin",
+            b"/fan-1.0.0.bin?chip=esp32": "fan-1.0.0.esp32.bin",
+            b"/fan-1.0.bin?chip=esp32c3": "fan-1.0.0.esp32c3.bin",
+            b"/fan-1.0.0.bin.gz?chip=esp32": "fan-1.0.0.esp32.bin.gz",
+            b"/fan.bin.gz?chip=esp32": "fan-1.0.0.esp32.bin.gz",
+            b"/fan.esp32.bin": "fan-2.0.0.esp32.bin",
+            b"/fan.esp32.bin?chip=esp32c3": "fan-2.0.0.esp32.bin",
+            b"/fan-1.0.0.esp32.bin?chip=esp32c3": "fan-1.0.0.esp32.bin",
+            b"/fan.fs.bin?chip=esp32": "fan-1.0.0.fs.bin",
+            b"/fan-1.0.fs.bin?chip=esp32c3": "fan-1.0.0.fs.bin",
+            b"/firmware.bin?chip=esp32c3": "firmware-1.2.bin",
+            b"/firmware-1.1.0.bin?chip=esp32c3": "firmware-1.1.0.esp32c3.bin",
+            b"/firmware.fs.bin?chip=esp32c3": "firmware-1.2.0.fs.bin",
+            b"/firmware-1.1.fs.bin?chip=esp32c3": "firmware-1.1.0.esp32c3.fs.bin",
+            b"/firmware-1.0.0.bin?chip=esp8266": "firmware-1.0.0.bin",
+            b"/firmware-1.1.0.bin.gz?chip=esp8266": "firmware-1.1.0.bin.gz",
+            b"/beta/firmware.bin?chip=esp8266": "beta/firmware-2.0.0.bin",
+            b"/fan-2.0.0-1.0.0.bin": "fan-2.0.0-1.0.0.bin",
+            b"/fan-2.0.0.bin?chip=esp32": "fan-2.0.0-1.0.0.bin",
+            b"/hub-2.0.0.bin": "hub-2.0.0.bin",
+            b"/hub-2.0.0.bin?chip=esp32": "hub-2.0.0.bin",
+        }.items():
+            answer = self.door.ask(path)
+            self.assertEqual((path, answer.code, answer.body), (path, 200, FILES[name]))
+            if b".bin" in path:
+                base, _, query = path.partition(b"?")
+                answer = self.door.ask(base + b".md5?" + query)
+                expected = f"{hashlib.md5(FILES[name]).hexdigest()}  {name.rpartition('/')[2]}\n".encode()
+                self.assertEqual((path, answer.code, answer.body), (path, 200, expected))
+
+    def test_no_image_for_a_chip(self) -> None:
+        """A plain address where the chip has to be named, or that has nothing for it, says so in its 404."""
+        for path, reason in (
+            (b"/fan.bin?chip=esp8266", "wrong-chip"),
+            (b"/fan.bin?chip=lamp", "wrong-chip"),
+            (b"/fan.bin?chip=%ff", "wrong-chip"),
+            (b"/fan-1.0.0.bin?chip=esp8266", "wrong-chip"),
+            (b"/fan-1.0.bin?chip=esp32s3", "wrong-chip"),
+            (b"/fan.esp32s3.bin", "wrong-chip"),
+            (b"/two.bin", "unknown-chip"),
+            (b"/two.bin?x=chip", "unknown-chip"),
+            (b"/two.bin?chip=", "unknown-chip"),
+            (b"/fan.bin.gz?chip=esp32c3", "unknown-project"),
+            (b"/fan-1.0.0.bin.gz?chip=esp32c3", "unknown-project"),
+            (b"/two-9.9.bin?chip=esp32", "unknown-project"),
+            (b"/nothing.bin?chip=esp32", "unknown-project"),
+        ):
+            body = {"wrong-chip": b"no image for this chip\n", "unknown-chip": b"name a chip: ?chip=CHIP\n"}.get(
+                reason, b"unknown project\n"
+            )
+            base, _, query = path.partition(b"?")
+            for each in (path, *(b"%s.%s?%s" % (base, what, query) for what in (b"md5", b"sha256", b"version"))):
+                answer = self.door.ask(each)
+                self.assertEqual((each, answer.code, answer.reason, answer.body), (each, 404, reason, body))
+                self.assertLess(len(answer.body), 32)
+
+    def test_chip_by_its_bytes(self) -> None:
+        """An image is for the chip that its own header says, whether it is compressed or not."""
+        image = esp32_image("esp32c3")
+        files = {"lamp-1.0.0.bin": image, "lamp-1.0.0.bin.gz": compress(image), "door-1.0.0.bin.gz": compress(image)}
+        door = MemoryDoor(self, files)
+        for path, name in {
+            b"/lamp.bin": "lamp-1.0.0.bin",
+            b"/lamp.bin?chip=esp32c3": "lamp-1.0.0.bin",
+            b"/lamp-1.0.bin?chip=esp32c3": "lamp-1.0.0.bin",
+            b"/lamp.bin.gz": "lamp-1.0.0.bin.gz",
+            b"/lamp.bin.gz?chip=esp32c3": "lamp-1.0.0.bin.gz",
+            b"/lamp-1.0.bin.gz?chip=esp32c3": "lamp-1.0.0.bin.gz",
+            b"/door.bin.gz?chip=esp32c3": "door-1.0.0.bin.gz",
+            b"/door-1.0.0.bin.gz?chip=esp32c3": "door-1.0.0.bin.gz",
+        }.items():
+            answer = door.ask(path)
+            self.assertEqual((path, answer.code, answer.body), (path, 200, files[name]))
+            self.assertEqual(answer.get(b"X-MD5"), hashlib.md5(files[name]).hexdigest().encode())
+        for base in (b"/lamp.bin", b"/lamp-1.0.0.bin", b"/lamp.bin.gz", b"/lamp-1.0.0.bin.gz", b"/door-1.0.bin.gz"):
+            answer = door.ask(base + b"?chip=esp32")
+            self.assertEqual((base, answer.code), (base, 404))
+
+    def test_never_the_newest_by_wire(self) -> None:
+        """What is no update is found at its very own address, for those who write by wire, and is no newest image."""
+        files = {"lamp-1.0.0.bin": esp32_image(), "lamp-1.1.0.bin": merged_image(), "boot-1.0.0.bin": bootloader()}
+        door = MemoryDoor(self, files)
+        for path in (b"/lamp", b"/lamp.bin", b"/lamp.bin?chip=esp32"):
+            self.assertEqual((path, door.ask(path).body == files["lamp-1.0.0.bin"]), (path, True))
+        self.assertEqual(door.ask(b"/lamp-1.1.0.bin").body, files["lamp-1.1.0.bin"])
+        self.assertEqual(door.ask(b"/boot-1.0.0.bin").body, files["boot-1.0.0.bin"])
+        self.assertEqual(door.ask(b"/boot.bin").code, 404)
+
     NOTHING = (
         b"/nothing", b"/nothing.bin", b"/nothing.version", b"/firmware-9.9.9.bin", b"/firmware-1.0.0", b"/Firmware",
         b"/firmware/firmware", b"/firmware/%20", b"/firmware/%2f", b"/beta/nothing", b"/beta/my-lamp",
@@ -151,7 +257,7 @@ class AddressTests(SynchronousTestCase):
         for path in (*self.NOTHING, *self.ATTACKS):
             self.door.ask(path)
         self.flushLoggedErrors()
-        made = {name for channel in root._channels.values() for name in channel._made}
+        made = {name for channel in root._channels.values() for name, _ in channel._made}
         self.assertLessEqual(made, {name.encode() for name in ("firmware", "firmware.bin", "beta")})
 
     def test_new_catalog(self) -> None:
