@@ -21,7 +21,7 @@ from ota_server.firmware.esp import (
     walk,
 )
 from ota_server.firmware.facts import AppDescriptor, Format, ImageFacts, Signature
-from ota_server.firmware.marks import Marks
+from ota_server.firmware.marks import ESP32_DEBUG, Marks
 from ota_server.firmware.stream import ImageStream, Xor
 from ota_server.firmware.trailers import read_secure_boot
 
@@ -61,7 +61,7 @@ def read_esp32(stream: ImageStream) -> ImageFacts:
     head = stream.peek(_HEADER + 8 + 256)
     chip = CHIP_IDS.get(int.from_bytes(head[12:14], "little"))
     app = read_app_descriptor(head[32:]) if head[32:36] == APP_DESCRIPTOR else None
-    marks, xor = Marks(), Xor()
+    marks, xor = Marks(ESP32_DEBUG), Xor()
     sha384 = None if chip in _CHIPS_WITHOUT_SHA384 else hashlib.sha384()
     if sha384 is not None:
         stream.sinks.append(sha384.update)

@@ -24,7 +24,7 @@ from ota_server.firmware.esp import (
     walk,
 )
 from ota_server.firmware.facts import Checked, Damage, Format, ImageFacts, Segment
-from ota_server.firmware.marks import Marks
+from ota_server.firmware.marks import ESP8266_DEBUG, Marks
 from ota_server.firmware.stream import ImageStream, Xor
 from ota_server.firmware.trailers import read_trailer
 
@@ -40,7 +40,7 @@ def read_esp8266(stream: ImageStream) -> ImageFacts:
     Those of Espressif's RTOS SDK have a descriptor at byte 16, and then a SHA-256 that nothing announces.
     """
     head = stream.peek(HEADER + 8 + 256)
-    marks, xor, crc = Marks(), Xor(), _SketchCrc()
+    marks, xor, crc = Marks(ESP8266_DEBUG), Xor(), _SketchCrc()
     modes = [_ModeMd5(mode) for mode in range(4)]
     stream.sinks += [marks, crc, *(mode for mode in modes if mode.value != head[2:3])]
     segments, damage = walk(stream, HEADER, xor)

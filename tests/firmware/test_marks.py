@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from ota_server.firmware.marks import Marks
+from ota_server.firmware.marks import ESP32_DEBUG, ESP8266_DEBUG, Marks
 from tests.firmware.reading import HOMIE_NAME, HOMIE_VERSION
 
 
 def _look(*pieces: bytes) -> Marks:
-    marks = Marks()
+    marks = Marks({**ESP32_DEBUG, **ESP8266_DEBUG})
     for piece in pieces:
         marks(memoryview(piece))
     return marks
