@@ -223,19 +223,13 @@ class DescriptorTests(SynchronousTestCase):
 
     def test_debug(self) -> None:
         """Traces of a build for debugging are told, each once."""
-        marks = (
-            b"[D][%s:%u] %s(): \0[V][%s:%u] %s(): \0D (%lu) %s: %s\0D (%u) %s: %s\0Entering gdb stub now.\r\n"
-            b"[HTTP-Client][begin]\0[httpUpdate] test\0:oom(%d)@"
-        )
+        marks = b"[D][%s:%u] %s(): \0[V][%s:%u] %s(): \0D (%lu) %s: %s\0D (%u) %s: %s\0Entering gdb stub now.\r\n"
         image = esp32_image(embedded=marks)
         facts = read_image(image)
         self.assertEqual(
             facts.debug,
             (
                 "GDB stub",
-                "debug output of the HTTP client",
-                "debug output of the allocator",
-                "debug output of the updater",
                 "log level debug",
                 "log level debug (CORE_DEBUG_LEVEL 4)",
                 "log level verbose (CORE_DEBUG_LEVEL 5)",

@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.firmware.facts import FLASH_MODES, Format, ImageFacts
 from ota_server.firmware.image import read_image
+from ota_server.firmware.report import make_report, spell_chip
 from tests.firmware.reading import before_core_3
 from tests.images import ESP32_CHIPS, damaged, esp8266_image, esp8266_plain_image, made_bootloader, rehashed, zoo
 
@@ -203,6 +204,41 @@ class EsptoolTests(SynchronousTestCase):
                 self.assertEqual(facts.damage is None, whole)
                 compared += 1
         self.assertGreater(compared, 5 * len(ESP32_CHIPS) + 20)
+
+    def test_inspect(self) -> None:
+        """So are the lines that `ota-server inspect` shows, for every chip."""
+        for chip in ESP32_CHIPS:
+            for kind in ("whole", "segment", "hash"):
+                name = f"{chip}-{kind}"
+                image = _made()[name]
+                lines = list(make_report("lamp-1.0.bin", read_image(image), None).lines())
+                shown = dict(lines)
+                told = by_esptool(_image_info()[name].stdout)
+                assert told.checksum is not None
+                assert told.hash is not None
+                assert told.app is not None
+                project, version, built, elf, framework, secure_version = told.app
+                self.assertTrue(shown["chip"].startswith(f"{spell_chip(told.chip or '')}, "))
+                self.assertEqual(shown["entry"], f"{told.entry:#010x}")
+                size = f"{told.flash_size >> 20} MB" if told.flash_size else "unknown size"
+                mode = told.flash_mode.upper() if told.flash_mode else f"mode {image[2]}"
+                clock = f"{told.flash_frequency // 10**6} MHz" if told.flash_frequency else "unknown clock"
+                self.assertEqual(shown["flash"], f"{size}, {mode}, {clock}")
+                self.assertEqual(shown["checksum"].split(",")[0], told.checksum[0])
+                self.assertEqual(shown["checksum"].endswith(", holds"), told.checksum[0] == told.checksum[1])
+                self.assertIn(told.hash[0], shown["hash"])
+                self.assertEqual(shown["hash"].endswith(", holds"), told.hash[1])
+                self.assertEqual(shown["built"], f"{built}, with ESP-IDF {framework}")
+                self.assertEqual((shown["ELF"], shown["rollback"]), (elf, f"secure version {secure_version}"))
+                self.assertEqual(
+                    (shown["version"], shown["project"]),
+                    (f"1.0.0 in the name, {version} inside", f"lamp in the name, {project} inside"),
+                )
+                at = [label for label, _ in lines].index("segments") + 1
+                for (_, said), (offset, length, address) in zip(lines[at:], told.segments, strict=False):
+                    self.assertEqual(
+                        said.split(), f"{length:,} bytes at byte {offset + 8:,} of the file, to {address:#010x}".split()
+                    )
 
     def test_damaged_are_found_so(self) -> None:
         """What was damaged on purpose is found to be, by the check that was aimed at."""
