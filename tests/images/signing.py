@@ -1,20 +1,21 @@
-"""Signed images, and keys to sign them with: by espsecure and openssl, as people do.
+"""Signed images, and keys to sign them with: by espsecure, and as `openssl dgst -sha256 -sign` does, to the byte.
 
 Keys are made anew in each process, and once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from tests.images.tools import run, run_python
+from tests.images.tools import run_python
 
 KeyKind = Literal["rsa2048", "rsa3072", "rsa4096", "p192", "p256", "p384"]
 """Kinds of keys: what openssl calls RSA with so many bits, prime192v1, prime256v1 and secp384r1."""
@@ -75,18 +76,14 @@ def esp8266_signed(image: bytes, key: bytes, *, legacy: bool = False) -> bytes:
     The signature (PKCS#1 v1.5, SHA-256) stands behind the image, and its length behind that. Until release 2.5.2 of
     the core it was a `legacy` one, over the bare hash; the core still makes these, in a file named `.legacy_sig`.
     """
-    if legacy:
-        digest = run("openssl", "dgst", "-sha256", "-binary", given=image)
-        signature = _openssl("pkeyutl", "-sign", "-inkey", key=key, given=digest)
-    else:
-        signature = _openssl("dgst", "-sha256", "-sign", key=key, given=image)
+    signature = _sign_legacy(image, key) if legacy else _sign(image, key)
     return image + signature + struct.pack("<I", len(signature))
 
 
 @lru_cache
 def esp32fota_signed(image: bytes, key: bytes) -> bytes:
     """Return an image with the signature of an RSA-4096 private key before it, as esp32FOTA wants it: 512 bytes."""
-    return _openssl("dgst", "-sha256", "-sign", key=key, given=image) + image
+    return _sign(image, key) + image
 
 
 def _espsecure(image: bytes, scheme: str, keys: tuple[bytes, ...], flags: tuple[str, ...] = ()) -> bytes:
@@ -104,9 +101,22 @@ def _espsecure(image: bytes, scheme: str, keys: tuple[bytes, ...], flags: tuple[
         return signed.read_bytes()
 
 
-def _openssl(*command: str, key: bytes, given: bytes) -> bytes:
-    """Run openssl with the file of a key as its last argument."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "key.pem")
-        path.write_bytes(key)
-        return run("openssl", *command, str(path), given=given)
+def _sign(data: bytes, key: bytes) -> bytes:
+    """Return the RSA signature of PKCS#1 v1.5 with SHA-256, which is the same each time."""
+    return _load(key).sign(data, padding.PKCS1v15(), hashes.SHA256())
+
+
+def _sign_legacy(data: bytes, key: bytes) -> bytes:
+    """Return the same over the bare hash, without the name of the hash before it (RFC 8017, section 9.2)."""
+    numbers = _load(key).private_numbers()
+    modulus = numbers.public_numbers.n
+    size = (modulus.bit_length() + 7) // 8
+    digest = hashlib.sha256(data).digest()
+    block = b"\0\1".ljust(size - len(digest) - 1, b"\xff") + b"\0" + digest
+    return pow(int.from_bytes(block, "big"), numbers.d, modulus).to_bytes(size, "big")
+
+
+def _load(key: bytes) -> rsa.RSAPrivateKey:
+    loaded = serialization.load_pem_private_key(key, None)
+    assert isinstance(loaded, rsa.RSAPrivateKey)
+    return loaded
