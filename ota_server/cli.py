@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 from twisted.python import usage
 
+from ota_server.firmware.esp import escape
 from ota_server.firmware.image import ImageError, read_image
-from ota_server.firmware.report import Report, make_report, render
 from ota_server.firmware.signatures import VerifyKey, VerifyKeyError, load_verify_key
+from ota_server.report import Report, make_report, render
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,12 +69,15 @@ def inspect(arguments: Sequence[str]) -> int:
     except (usage.UsageError, VerifyKeyError) as problem:
         print(f"ota-server inspect: {problem} (see: ota-server inspect --help)", file=sys.stderr)
         return 2
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A terminal that has no such letters gets their numbers.
+        sys.stdout.reconfigure(errors="backslashreplace")
     reports, unreadable = [], False
     for file in options["files"]:
         try:
             reports.append(_inspect(Path(file), keys))
         except OSError as problem:
-            print(f"ota-server inspect: {file}: {problem.strerror}", file=sys.stderr)
+            print(f"ota-server inspect: {escape(file)}: {problem.strerror or problem}", file=sys.stderr)
             unreadable = True
     if options["json"]:
         print(json.dumps([report.as_json() for report in reports], indent=2))

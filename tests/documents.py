@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ota_server.firmware.lint import WORDS
-from ota_server.firmware.report import LINES
 from ota_server.fleet.decide import REASONS
+from ota_server.report import LINES
 from ota_server.tap import Options
 
 ROOT = Path(__file__).absolute().parent.parent

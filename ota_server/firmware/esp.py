@@ -96,7 +96,11 @@ def read_app_descriptor(data: bytes) -> AppDescriptor:
 
 def read_text(field: bytes) -> str:
     """Read a text that ends with a zero byte; what can't be printed is escaped."""
-    text = field.partition(b"\0")[0].decode("utf-8", "backslashreplace")
+    return escape(field.partition(b"\0")[0].decode("utf-8", "backslashreplace"))
+
+
+def escape(text: str) -> str:
+    """Escape what in a text can't be printed."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 

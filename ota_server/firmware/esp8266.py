@@ -79,19 +79,20 @@ def read_esp8266(stream: ImageStream) -> ImageFacts:
         hashes = tuple((stream.md5 if mode.value == head[2:3] else mode.md5).hexdigest() for mode in modes)
         stream.sinks.clear()
         signature, trailing = read_trailer(stream)
+    # The RTOS SDK took over the ESP32's codes of sizes; those of frequencies are the same.
+    header = read_header(head, "esp8266" if app is None else "esp32", segments)
     return ImageFacts(
         0,
         "",
         "",
-        "esp8266",
-        hashes,
-        form,
-        damage,
-        marks.homie_name or (app.project if app else None) or None,
-        marks.homie_version or (app.version if app else None) or None,
-        attrs.evolve(
-            # The RTOS SDK took over the ESP32's codes of sizes; those of frequencies are the same.
-            read_header(head, "esp8266" if app is None else "esp32", segments),
+        chip="esp8266",
+        sketch_hashes=hashes,
+        format=form,
+        damage=damage,
+        project=marks.homie_name or (app.project if app else None) or None,
+        version=marks.homie_version or (app.version if app else None) or None,
+        esp=attrs.evolve(
+            header,
             end=end,
             checksum=checksum,
             appended_hash=appended,
@@ -99,9 +100,9 @@ def read_esp8266(stream: ImageStream) -> ImageFacts:
             app=app,
             can_unpack=can_unpack,
         ),
-        (signature,) if signature else (),
-        trailing,
-        marks.debug,
+        signatures=(signature,) if signature else (),
+        trailing=trailing,
+        debug=marks.debug,
     )
 
 

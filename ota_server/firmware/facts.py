@@ -192,5 +192,9 @@ class ImageFacts:
 
     @property
     def tells_its_end(self) -> bool:
-        """Whether an incomplete copy of it would show."""
+        """Whether an incomplete copy of it would show: not where something behind its end may be on its way yet."""
+        if self.format is Format.SIGNED and self.inner is not None:
+            return self.inner.tells_its_end
+        if self.trailing:
+            return False
         return self.format not in _WITHOUT_END

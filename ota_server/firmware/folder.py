@@ -22,11 +22,12 @@ from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image, Pr
 from ota_server.firmware.digests import DigestStore, Outcome
 from ota_server.firmware.facts import ImageFacts
 from ota_server.firmware.image import ImageError, read_image
-from ota_server.firmware.lint import Finding, lint
+from ota_server.firmware.lint import Finding, find_newest, lint
 from ota_server.firmware.naming import FileName, NamingError, is_name, parse_file_name
 from ota_server.firmware.packing import Packer
 from ota_server.firmware.signatures import VerifyKey, find_signer
 from ota_server.firmware.stream import open_without_waiting
+from ota_server.firmware.versions import compare
 
 SETTLE_TIME = 1.0
 """How long a file must have been seen unchanged before it is read and offered, in seconds."""
@@ -352,9 +353,10 @@ class Folder:
         together = set() if first else set(come)
         for image in come:
             project = self.catalog.project(image.channel, image.project)
-            if project is None or (first and image not in project.releases[0].images):
+            newest = find_newest(image, project) if project is not None else None
+            if project is None or (first and newest is not None and compare(newest.version, image.version) > 0):
                 continue
-            new = not first and not together.issuperset(project.releases[0].images)
+            new = not first and newest not in together
             if findings := _notice(image, lint(image, project, new=new)):
                 self._findings[image] = project, findings
 

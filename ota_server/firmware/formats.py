@@ -221,6 +221,9 @@ def read_arduino_ota(stream: ImageStream) -> ImageFacts:
 
     if stream.skip(length, update) < length:
         return attrs.evolve(facts, damage=_ends(stream.position, f"the {length + 8} bytes that it announces"))
+    if computed != crc and board not in OTA_BOARDS:
+        # Then its first word is a length by chance.
+        return attrs.evolve(facts, format=Format.OPAQUE)
     if computed != crc:
         return attrs.evolve(facts, damage=Damage(4, "its bytes don't have the CRC that stands at byte 4"))
     return attrs.evolve(facts, trailing=stream.skip_rest())

@@ -78,9 +78,11 @@ def _lint(image: Image, project: Project, *, new: bool) -> Iterator[Finding]:
                 yield Finding("same-version", f"is the same version as {other.file_name}: {used.file_name} is offered")
     if len(project.releases) < 2:
         return
-    newest = project.releases[0].version
-    if new and compare(newest, image.version) > 0:
-        yield Finding("lower-version", f"is version {image.version}, and {newest} is there: no device will get it")
+    newest = find_newest(image, project)
+    if new and newest is not None and compare(newest.version, image.version) > 0:
+        yield Finding(
+            "lower-version", f"is version {image.version}, and {newest.version} is there: no device will get it"
+        )
     yield from _lint_bytes(image, project)
     last = _find_last(image, project)
     if last is not None:
@@ -157,6 +159,15 @@ def _lint_bytes(image: Image, project: Project) -> Iterator[Finding]:
         if other.version != image.version:
             yield Finding("same-bytes", f"holds the same bytes as {other.file_name}", serious=True)
             return
+
+
+def find_newest(image: Image, project: Project) -> Image | None:
+    """Return the image of the highest version that is for the same devices as this one, and for updates, or None."""
+    for release in project.releases:
+        for other in release.images:
+            if _is_alike(other, image) and other.for_ota:
+                return other
+    return None
 
 
 def _find_last(image: Image, project: Project) -> Image | None:

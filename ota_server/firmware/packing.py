@@ -23,7 +23,7 @@ _CHIP = "esp8266"
 
 
 class _PlainGoneError(Exception):
-    """The file that was to be compressed has been removed, which the next reading of the folder will tell."""
+    """The file that was to be compressed is none any more, which the next reading of the folder will tell."""
 
 
 class Packer:
@@ -46,7 +46,9 @@ class Packer:
         """
         wanted = set(_find_wanted(catalog))
         gone = self._packed.keys() - wanted
-        for plain in gone:
+        # Backups and cleaners come by here, too.
+        touched = [plain for plain, packed in self._packed.items() if packed is not None and not _is_as_it_was(packed)]
+        for plain in gone.union(touched):
             del self._packed[plain]
         come = sorted(wanted - self._packed.keys(), key=lambda image: image.path)
         if come:
@@ -118,18 +120,33 @@ def _is_own(image: Image) -> bool:
 
 def _compress(plain: Image, path: Path, keep_going: Callable[[], bool]) -> None:
     """Compress a file. The same comes out each time, since neither its name nor the time goes in."""
-    try:
-        source = open(plain.path, "rb", opener=open_without_waiting)  # noqa: SIM115 - closed below
-    except FileNotFoundError as error:
-        raise _PlainGoneError from error
-    with source, open(path, "wb") as file:
+    with open(path, "wb") as file:
         with gzip.GzipFile("", "wb", 9, file, mtime=0) as target:
-            while chunk := source.read(_CHUNK):
+            for chunk in _read_pieces(plain):
                 if not keep_going():
                     raise InterruptedError("compressing was called off")
                 target.write(chunk)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _read_pieces(plain: Image) -> Iterator[bytes]:
+    """Read the file of an image. Raises _PlainGoneError where it can't be read: then it is no image any more."""
+    try:
+        with open(plain.path, "rb", opener=open_without_waiting) as source:
+            while chunk := source.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise _PlainGoneError from error
+
+
+def _is_as_it_was(packed: Image) -> bool:
+    """Say whether a compressed file is still the one that was read back."""
+    try:
+        status = os.stat(packed.path)
+    except OSError:
+        return False
+    return packed.identity == (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _read(plain: Image, path: Path) -> Image | None:

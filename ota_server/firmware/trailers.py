@@ -9,13 +9,13 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING
 
+from ota_server.firmware.esp import SECTOR
 from ota_server.firmware.facts import Damage, Scheme, Signature
 from ota_server.firmware.stream import ImageStream
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-_SECTOR = 4096
 _BLOCK = 1216
 _BLOCKS = 3
 _BLOCK_MAGIC = 0xE7
@@ -39,14 +39,14 @@ def read_secure_boot(stream: ImageStream, sha384: _Hash | None) -> tuple[tuple[S
     counts as damage, since a device would refuse it.
     """
     start = stream.position
-    room = -start % _SECTOR
-    ahead = stream.peek(room + _SECTOR)
+    room = -start % SECTOR
+    ahead = stream.peek(room + SECTOR)
     if len(ahead) == _V1_LENGTH and not any(ahead[:4]):
         digest = stream.sha256.hexdigest()
         value = stream.take(_V1_LENGTH)[4:].hex()
         return (Signature(Scheme.SECURE_BOOT_V1, start, _V1_LENGTH, digest, value),), None
     if (
-        len(ahead) < room + _SECTOR
+        len(ahead) < room + SECTOR
         or ahead[:room] != b"\xff" * room
         or ahead[room] != _BLOCK_MAGIC
         or ahead[room + 1] not in (_RSA, _ECDSA)
@@ -55,7 +55,7 @@ def read_secure_boot(stream: ImageStream, sha384: _Hash | None) -> tuple[tuple[S
     stream.take(room)
     at = stream.position
     digests = {stream.sha256.digest(), *(() if sha384 is None else (sha384.digest(),))}
-    sector = stream.take(_SECTOR)
+    sector = stream.take(SECTOR)
     signatures: list[Signature] = []
     for number in range(_BLOCKS):
         block = sector[number * _BLOCK : (number + 1) * _BLOCK]

@@ -120,6 +120,12 @@ _MD5 = re.compile(rb"[0-9a-f]{32}")
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 
+@lru_cache(maxsize=4096)
+def _read_number(value: bytes) -> int | None:
+    """Return a number, or None. Remembered, since the sizes that a fleet tells are few."""
+    return int(value) if _NUMBER.fullmatch(value) else None
+
+
 @lru_cache(maxsize=1024)
 def read_chip(query: bytes) -> str | None:
     """Return what the query of an address names as the chip, in lower case and without dashes, or None."""
@@ -149,8 +155,8 @@ def read_check_in(channel: str, project: str, headers: Headers, query: bytes = b
     mode = first(dialect.mode)
 
     def number(name: bytes) -> int | None:
-        text = _matching(_NUMBER, first(name))
-        return None if text is None else int(text)
+        value = first(name)
+        return None if value is None else _read_number(value)
 
     return CheckIn(
         channel,

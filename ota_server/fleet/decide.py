@@ -9,6 +9,7 @@ import attrs
 from semver import Version
 
 from ota_server.firmware.catalog import Catalog, Choice, Image
+from ota_server.firmware.esp import SECTOR
 from ota_server.firmware.facts import Format
 from ota_server.firmware.naming import CHIPS, Kind
 from ota_server.firmware.versions import ReportedVersion, VersionError, compare, read_reported_version
@@ -82,11 +83,15 @@ _UNKNOWN_BUILD = UpToDate("unknown-build")
 _WITHHELD = {reason: Withhold(reason) for reason in REASONS}
 _UNKNOWN_PROJECT = Refuse("unknown-project", "unknown project")
 
-# The Arduino cores' updaters refuse their first bytes; they are for other clients.
-_NOT_FOR_ARDUINO = {Format.ESP8266_V2, Format.SIGNED, Format.MCUBOOT, Format.ARDUINO_OTA}
-
-_SECTOR = 4096
-"""The size of a sector of flash, in bytes."""
+_NOT_FOR_ARDUINO = {
+    # It would take the place of the boot loader that Arduino's sketches begin with, and start no more, or never again.
+    Format.ESP8266_IMAGE,
+    # The Arduino cores' updaters refuse their first bytes; they are for other clients.
+    Format.ESP8266_V2,
+    Format.SIGNED,
+    Format.MCUBOOT,
+    Format.ARDUINO_OTA,
+}
 
 
 def decide(check_in: CheckIn, catalog: Catalog) -> Decision:
@@ -162,6 +167,8 @@ def _compare_with_running(check_in: CheckIn, choice: Choice, running: tuple[Imag
     """Decide for a device that runs an image of the catalog."""
     best = choice.image
     assert best is not None
+    if best in running and choice.reason is None:
+        return _UP_TO_DATE
     own = [image for image in running if image.project == check_in.project]
     # The highest, where the same bytes stand under several versions: never offer a downgrade.
     version = max((image.version for image in own or running), key=lambda v: (v.major, v.minor, v.patch))
@@ -178,7 +185,8 @@ def _compare_with_reported(check_in: CheckIn, choice: Choice) -> Decision:
     best = choice.image
     assert best is not None
     if check_in.version is None:
-        return Send(best, "no-version")
+        # Where a newer release leaves open which chip it is for, an older one may be a step back, or for another.
+        return _WITHHELD["unknown-chip"] if choice.reason == "unknown-chip" else Send(best, "no-version")
     try:
         reported: ReportedVersion = read_reported_version(check_in.version)
     except VersionError as error:
@@ -224,7 +232,7 @@ def _has_room(check_in: CheckIn, image: Image) -> bool:
 
 
 def _in_sectors(size: int) -> int:
-    return -(-size // _SECTOR) * _SECTOR
+    return -(-size // SECTOR) * SECTOR
 
 
 def _can_unpack(check_in: CheckIn, packed: Image, running: tuple[Image, ...]) -> bool:
@@ -247,6 +255,6 @@ def _can_unpack(check_in: CheckIn, packed: Image, running: tuple[Image, ...]) ->
         mode = facts.sketch_hashes.index(check_in.sketch_md5)
         own = facts.esp.end if check_in.sketch_size is None else min(facts.esp.end, check_in.sketch_size)
         room = check_in.free_space + _in_sectors(own)
-        needed = _in_sectors(inner.size) + _in_sectors(packed.size) + _SECTOR
+        needed = _in_sectors(inner.size) + _in_sectors(packed.size) + SECTOR
         return facts.esp.can_unpack and mode == inner.esp.flash_mode and needed <= room
     return False

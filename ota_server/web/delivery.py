@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
+from twisted.web import http
 from twisted.web.static import NoRangeStaticProducer
 from zope.interface import implementer
 
@@ -295,6 +296,9 @@ class Deliveries:
         peer = request.getClientAddress()
 
         def ended(outcome: Failure | None) -> None:
+            if request.code not in (http.OK, http.PARTIAL_CONTENT):
+                # It was refused, since its file changed.
+                return
             log.info(
                 "{peer} {outcome} {image}: {sent} bytes in {seconds:.1f} s",
                 peer=getattr(peer, "host", peer),

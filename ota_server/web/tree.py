@@ -147,6 +147,8 @@ class ChannelResource(Resource):
         if compressed:
             return next((i for r in project.releases if (i := _find_compressed(r, kind, chip)) is not None), None)
         choice = project.choose(kind, chip)
+        if choice.reason == "unknown-chip":
+            return choice.reason
         return choice.image or choice.reason or "no-image"
 
 

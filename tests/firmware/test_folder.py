@@ -114,7 +114,8 @@ class SettlingTests(FolderCase):
 
     def test_fresh_file_that_has_no_end(self) -> None:
         """A file that doesn't tell whether it is whole is offered once it was seen unchanged for OPAQUE_SETTLE_TIME."""
-        for data in (b"opaque", merged_image(), bytes(8) + b"littlefs" + bytes(100)):
+        filesystem = bytes(8) + b"littlefs" + bytes(1000)
+        for data in (b"opaque", merged_image(), filesystem, bytes(512) + filesystem, esp32_image() + b"not yet all"):
             self.put("lamp-1.0.bin", data)
             self.folder = self.make_folder()
             for at in (0.0, SETTLE_TIME, OPAQUE_SETTLE_TIME * 0.99):

@@ -215,6 +215,11 @@ class ArduinoOtaTests(SynchronousTestCase):
         self.assertEqual(_damage(struct.pack("<I", 100) + image[4:])[0], 4)
         self.assertEqual(read_image(image + b"unknown").trailing, 7)
 
+    def test_length_by_chance(self) -> None:
+        """A file whose first word happens to be its length, less eight, is opaque unless the CRC holds, too."""
+        facts = read_image(struct.pack("<I", 100) + bytes(104))
+        self.assertEqual((facts.format, facts.damage), (Format.OPAQUE, None))
+
     def test_crc_is_that_of_zlib(self) -> None:
         """The CRC is that of all behind it."""
         image = arduino_ota(esp32_image())

@@ -206,6 +206,15 @@ class BesideTests(LintCase):
         self.assertEqual(self.lint("lamp-1.9.bin", esp32_image(version="1.9.0"), newer, new=False), ())
         self.assertEqual(self.lint("lamp-1.11.bin", esp32_image(version="1.11.0"), newer), ())
 
+    def test_lower_version_for_others(self) -> None:
+        """A file for other devices than a higher version's isn't odd: a filesystem, another chip."""
+        app = ("lamp-1.10.esp32.bin", esp32_image(version="1.10.0"))
+        self.assertEqual(self.lint("lamp-1.9.fs.bin", b"files", app), ())
+        self.assertEqual(self.lint("lamp-1.9.esp32c3.bin", esp32_image("esp32c3", "1.9.0"), app), ())
+        self.assertEqual(
+            self.lint("lamp-1.9.esp32.bin", esp32_image(version="1.9.0"), ("lamp-2.0.esp32.bin", merged_image())), ()
+        )
+
     def test_same_bytes(self) -> None:
         """The same bytes under another version are serious; under another spelling of the same version they aren't."""
         data = esp8266_image()

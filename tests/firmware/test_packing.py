@@ -204,6 +204,28 @@ class FileTests(PackerCase):
         self.patch(packing, "_read", compress_no_more)
         self.pack(plain)
 
+    def test_touched_and_removed(self) -> None:
+        """A file that somebody touched is read anew, one that was removed is made anew."""
+        plain = self.put("lamp-1.0.bin", _sketch())
+        self.pack(plain)
+        for harm in (lambda path: path.chmod(0o600), Path.unlink, lambda path: path.write_bytes(b"else")):
+            before = self.packed(plain)[f"{STABLE}/lamp-1.0.bin.gz"]
+            harm(Path(before.path))
+            self.assertFalse(self.pack(plain))
+            after = self.packed(plain)[f"{STABLE}/lamp-1.0.bin.gz"]
+            with open(after.path, "rb") as file:
+                self.assertEqual(after.identity, identify(file.fileno()))
+            self.assertNotEqual(after.identity, before.identity)
+            self.assertEqual(after.facts, before.facts)
+
+    def test_unreadable(self) -> None:
+        """A plain file that can't be read any more keeps no other from being compressed."""
+        gone, plain = self.put("a-1.0.bin", _sketch(1)), self.put("b-1.0.bin", _sketch(2))
+        Path(gone.path).unlink()
+        Path(gone.path).mkdir()
+        self.assertFalse(self.pack(gone, plain))
+        self.assertEqual(set(self.packed(gone, plain)), {f"{STABLE}/b-1.0.bin.gz"})
+
     def test_same_each_time(self) -> None:
         """The same sketch gives the same bytes each time and everywhere, so that its entity tag stays."""
         plain = self.put("lamp-1.0.bin", _sketch())

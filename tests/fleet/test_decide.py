@@ -517,6 +517,15 @@ class ChipTests(DecideCase):
         self.assertEqual(_ask(images, "1.0", dialect="esp8266", chip="esp8266"), Withhold("wrong-chip"))
         self.assertEqual(_ask(images, "1.0", dialect="esp32", chip="esp32s3"), Withhold("wrong-chip"))
 
+    def test_several_chips_above_one(self) -> None:
+        """Where a release for several chips stands above one for any, nobody is sent that who may have the newer."""
+        old, *new = _sort("lamp-1.0.bin", "esp32"), *(_sort(f"lamp-2.0.{chip}.bin") for chip in ("esp32", "esp32c3"))
+        for version, told in ((None, None), (None, _UNKNOWN_HASH), ("1.0", None), ("2.0", None)):
+            decision = _ask([old, *new], version, dialect="esp32", md5=told)
+            expected = UpToDate() if version == "2.0" else Withhold("unknown-chip")
+            self.assertEqual((version, decision), (version, expected))
+        self.expect(_ask([old, *new], "0.9", dialect="esp32"), "newer", old)
+
     def test_address_before_running_image(self) -> None:
         """The chip that the address names counts more than that of the image that runs, the dialect's most of all."""
         images = [_sort(f"lamp-2.0.{chip}.bin", chip) for chip in ("esp32", "esp32c3", "esp8266")]
@@ -596,6 +605,18 @@ class UnfitTests(DecideCase):
                         self.assertEqual(alone, Withhold("not-for-ota"))
                     self.expect(_ask([unfit, old], "0.1", dialect=dialect, chip=chip), "newer", old)
                     self.expect(_ask([unfit, old], dialect=dialect, chip=chip), "no-version", old)
+
+    def test_not_arduinos(self) -> None:
+        """What would take the place of Arduino's boot loader, or is for other clients, isn't sent to its updaters."""
+        running = _sort("lamp-0.9.bin", "esp8266")
+        for form in (Format.ESP8266_IMAGE, Format.SIGNED, Format.MCUBOOT, Format.ARDUINO_OTA):
+            image = make_image("lamp-1.0.bin")
+            image = attrs.evolve(image, facts=attrs.evolve(image.facts, format=form))
+            for md5 in (None, _hash(running)):
+                decision = _ask([image, running], "0.9", dialect="esp8266", chip="esp8266", md5=md5)
+                self.assertEqual((form, decision), (form, Withhold("not-for-ota")))
+            self.assertEqual(_ask([image], "0.9", dialect="esp32"), Withhold("not-for-ota"))
+            self.expect(_ask([image], "0.9"), "newer", image)
 
     def test_second_version_for_the_esp8266(self) -> None:
         """An image for Espressif's own boot loader isn't sent to the Arduino core's updater, which would refuse it."""

@@ -179,6 +179,15 @@ class AddressTests(SynchronousTestCase):
                 self.assertEqual((each, answer.code, answer.reason, answer.body), (each, 404, reason, body))
                 self.assertLess(len(answer.body), 32)
 
+    def test_newer_for_several_chips(self) -> None:
+        """The newest is none while newer ones for several chips stand above it: a chip has to be named."""
+        files = {f"lamp-2.0.0.{chip}.bin": esp32_image(chip) for chip in ("esp32", "esp32c3")}
+        door = MemoryDoor(self, {"lamp-1.0.0.bin": esp32_image(), **files})
+        for path in (b"/lamp.bin", b"/lamp.bin.version", b"/lamp-2.0.0.bin"):
+            self.assertEqual((path, door.ask(path).reason), (path, "unknown-chip"))
+        self.assertEqual(door.ask(b"/lamp.bin.version?chip=esp32c3").body, b"2.0.0\n")
+        self.assertEqual(door.ask(b"/lamp-1.0.0.bin.version").body, b"1.0.0\n")
+
     def test_chip_by_its_bytes(self) -> None:
         """An image is for the chip that its own header says, whether it is compressed or not."""
         image = esp32_image("esp32c3")

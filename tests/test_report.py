@@ -9,13 +9,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.firmware.image import read_image
-from ota_server.firmware.report import LINES, Report, make_report, render, spell_chip
+from ota_server.report import LINES, Report, make_report, render, spell_chip
 from tests.images import (
     bootloader,
     compress,
     esp32_image,
     esp8266_image,
+    esp8266_plain_image,
     esp8266_signed,
+    esp8266_v2_image,
+    mcuboot_image,
     merged_image,
     private_key,
     zoo,
@@ -74,6 +77,35 @@ class ReportTests(SynchronousTestCase):
             self.assertFalse(report.offered)
             self.assertTrue((report.reason or "").startswith(reason), report.reason)
             self.assertEqual(_line(report, "offered"), f"no: {report.reason}")
+
+    def test_nobody_takes_it(self) -> None:
+        """A file that no device would be sent is refused, though nothing is wrong with its bytes."""
+        c3 = esp32_image("esp32c3")
+        for name, data in (
+            ("lamp-1.0.esp32.bin", c3),
+            ("lamp-1.0.bin", compress(c3)),
+            ("lamp-1.0.bin.gz", compress(c3)),
+            ("lamp-1.0.bin.gz", mcuboot_image()),
+            ("lamp-1.0.fs.bin.gz", compress(b"files")),
+            ("lamp-1.0.bin.gz", esp8266_signed(compress(esp8266_image()), private_key("rsa2048"))),
+        ):
+            report = _report(name, data)
+            self.assertFalse(report.offered, _line(report, "offered"))
+            self.assertTrue(_line(report, "offered").startswith("no: "))
+
+    def test_other_clients(self) -> None:
+        """What the Arduino cores' updaters refuse is for others."""
+        for data in (esp8266_v2_image(), esp8266_plain_image()):
+            line = _line(_report("lamp-1.0.bin", data), "offered")
+            self.assertEqual(
+                line, "yes, at /lamp, to clients other than those of the Arduino cores, with a version below 1.0.0"
+            )
+
+    def test_name(self) -> None:
+        """A name that holds control characters, or bytes that are no text, is escaped."""
+        for name in ("red\x1b[31m-1.0.bin", "byte\udcff-1.0.bin"):
+            first = render(_report(name, b"data")).splitlines()[0]
+            self.assertTrue(first.isprintable() and first.isascii())
 
     def test_finding(self) -> None:
         """What is odd is told, and keeps nothing from being offered."""

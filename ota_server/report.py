@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
 import cattrs
 
-from ota_server.firmware.catalog import STABLE, FileIdentity, Image
+from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image
+from ota_server.firmware.esp import escape
 from ota_server.firmware.facts import FLASH_MODES, Checked, EspFacts, Format, ImageFacts
 from ota_server.firmware.lint import Finding, lint_alone
 from ota_server.firmware.naming import FileName, Kind, NamingError, parse_file_name
 from ota_server.firmware.signatures import VerifyKey, find_signer
+from ota_server.fleet.checkin import DIALECTS, CheckIn, Mode
+from ota_server.fleet.decide import Send, decide
+
+_WIDTH = 100
 
 LINES = {
     "offered": "whether the server would send the file to devices, and to which; or why not",
@@ -29,7 +35,7 @@ LINES = {
     "rollback": "the secure version: a device with protection against rollback refuses a lower one than it had",
     "flash": "the flash chip it was built for: size, mode of its data lines, clock",
     "entry": "the address that the program starts at",
-    "segments": "the pieces that are loaded to memory: their sizes in the file, and where each goes",
+    "segments": "the pieces that are loaded to memory: how many, their sizes, and the address that each goes to",
     "checksum": "one byte, made of all bytes of the segments",
     "hash": "the SHA-256 at the end of the image, made of all bytes before it",
     "CRC": "what the boot loader of an ESP8266 goes by (Arduino core 3.0 and later)",
@@ -46,7 +52,8 @@ LINES = {
 class Report:
     """What the server sees in one file.
 
-    `reason` says why it would not be offered, or is None; `notes` are the other lines as (label, value), in order.
+    `reason` says why it would not be offered, or is None, and `to` which devices would get it. `signers` are the keys
+    that its signatures are by, or None for those that are by none.
     """
 
     file: str
@@ -55,6 +62,7 @@ class Report:
     facts: ImageFacts | None
     findings: tuple[Finding, ...] = ()
     signers: tuple[str | None, ...] = ()
+    to: str = ""
 
     @property
     def offered(self) -> bool:
@@ -140,21 +148,53 @@ def make_report(
     if facts is None:
         return Report(file_name, name, reason, None)
     findings: tuple[Finding, ...] = ()
+    to = ""
     if facts.damage is not None:
         reason = f"it is damaged: {facts.damage}"
     if name is not None:
         image = Image(STABLE, file_name, file_name, name, FileIdentity(0, facts.size, 0, 0), facts)
         findings = lint_alone(image)
-        blocking = [finding for finding in findings if finding.word == "not-for-ota"]
+        to, refusal = _find_takers(image)
+        blocking = [finding for finding in findings if finding.word in ("not-for-ota", "chip-differs")]
         findings = tuple(finding for finding in findings if finding not in blocking)
-        if blocking and reason is None:
-            reason = blocking[0].text.partition(": ")[2]
+        if blocking:
+            refusal = blocking[0].text.removeprefix("is to be had at its own address only: ")
+        reason = reason or refusal
     elif facts.not_for_ota:
         reason = f"it is no update: {facts.core.format.value}, which is written to a new device by wire"
     signers = tuple(find_signer([signature], keys) for signature in facts.signatures)
     if keys and not any(signers):
         reason = reason or ("none of its signatures is by a given key" if signers else "it has no signature")
-    return Report(file_name, name, reason, facts, findings, tuple(str(key) if key else None for key in signers))
+    return Report(file_name, name, reason, facts, findings, tuple(str(key) if key else None for key in signers), to)
+
+
+def _find_takers(image: Image) -> tuple[str, str | None]:
+    """Say which devices would be sent an image, by asking for each; and why not, where none would."""
+    name, facts = image.name, image.facts
+    below = f"a version below {image.version}"
+    if image.compressed:
+        if name.compressed and name.kind is Kind.APP and facts.core.format is Format.ESP8266_SKETCH:
+            if not facts.signatures and not facts.trailing:
+                return "beside the plain file, to an ESP8266 that surely unpacks it", None
+            return "", "it is signed, or has something behind it, and compressed: that is never sent"
+        return "", "it is compressed, and only the Arduino core for ESP8266 unpacks, sketches, named .bin.gz"
+    catalog = Catalog.empty().replace({STABLE: {image.file_name: image}})
+    mode = Mode.FILESYSTEM if name.kind is Kind.FILESYSTEM else Mode.SKETCH
+    chip = name.chip or facts.chip
+
+    def is_sent(dialect: str | None, its_chip: str | None) -> bool:
+        check_in = CheckIn(STABLE, name.project, dialect, its_chip, version="0.0.0-0", mode=mode)
+        return isinstance(decide(check_in, catalog), Send)
+
+    takers = [dialect for dialect in DIALECTS if is_sent(dialect.name, dialect.chip or chip)]
+    ask = " and ask for files" if mode is Mode.FILESYSTEM else ""
+    if takers and chip is None:
+        return f"to devices that run {below}{ask}", None
+    if takers and chip is not None:
+        return f"to {_article(spell_chip(chip))} that runs {below}{ask.replace('ask', 'asks')}", None
+    if is_sent(None, chip):
+        return f"to clients other than those of the Arduino cores, with {below}", None
+    return "", "no device would be sent it"
 
 
 def spell_chip(chip: str) -> str:
@@ -167,13 +207,7 @@ def _say_offer(report: Report) -> str:
     name = report.name
     if report.reason is not None or name is None:
         return f"no: {report.reason}"
-    chip = name.chip or (report.facts.chip if report.facts else None)
-    to = f"to {_article(spell_chip(chip))} that runs" if chip else "to devices that run"
-    if name.kind is Kind.FILESYSTEM:
-        return f"yes, at /{name.project}, {to} a version below {name.version} and ask{'s' if chip else ''} for files"
-    if name.compressed:
-        return f"yes, at /{name.project}, beside the plain file, to an ESP8266 that surely unpacks it"
-    return f"yes, at /{name.project}, {to} a version below {name.version}"
+    return f"yes, at /{name.project}, {report.to}"
 
 
 def _article(noun: str) -> str:
@@ -215,9 +249,8 @@ def _describe_esp(facts: ImageFacts, esp: EspFacts) -> Iterator[tuple[str, str]]
     yield "flash", _say_flash(esp)
     yield "entry", f"{esp.entry:#010x}"
     total = sum(segment.length for segment in esp.segments)
-    yield "segments", f"{len(esp.segments)}, {total:,} bytes in all"
-    for segment in esp.segments:
-        yield "", f"{segment.length:>9,} bytes at byte {segment.offset:>9,} of the file, to {segment.address:#010x}"
+    each = ", ".join(f"{segment.length:,} to {segment.address:#010x}" for segment in esp.segments)
+    yield "segments", f"{len(esp.segments)}, {total:,} bytes in all" + (f": {each}" if each else "")
     if esp.checksum is not None:
         yield "checksum", _say_check(esp.checksum)
     if esp.appended_hash is not None:
@@ -259,4 +292,8 @@ def _go_on(label: str, values: Sequence[str]) -> Iterator[tuple[str, str]]:
 def render(report: Report) -> str:
     """Render a report as a table of two columns, for a terminal."""
     width = max(map(len, LINES))
-    return f"{report.file}\n" + "".join(f"  {label:<{width}}  {value}\n" for label, value in report.lines())
+    table = [escape(report.file)]
+    for label, value in report.lines():
+        first, *more = textwrap.wrap(value, _WIDTH, break_long_words=False) or [""]
+        table += [f"  {label:<{width}}  {first}", *(f"  {'':<{width}}  {line}" for line in more)]
+    return "\n".join(table) + "\n"
