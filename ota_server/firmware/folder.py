@@ -22,12 +22,11 @@ from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image, Pr
 from ota_server.firmware.digests import DigestStore, Outcome
 from ota_server.firmware.facts import ImageFacts
 from ota_server.firmware.image import ImageError, read_image
-from ota_server.firmware.lint import Finding, find_newest, lint
+from ota_server.firmware.lint import Finding, find_current, find_newest, lint
 from ota_server.firmware.naming import FileName, NamingError, is_name, parse_file_name
 from ota_server.firmware.packing import Packer
 from ota_server.firmware.signatures import VerifyKey, find_signer
 from ota_server.firmware.stream import open_without_waiting
-from ota_server.firmware.versions import compare
 
 SETTLE_TIME = 1.0
 """How long a file must have been seen unchanged before it is read and offered, in seconds."""
@@ -350,15 +349,21 @@ class Folder:
                 holding = set(_notice(image, lint(image, project)))
                 if still := tuple(notice for notice in before if notice in holding):
                     self._findings[image] = project, still
-        together = set() if first else set(come)
+        if first:
+            for channel in self.catalog.channels.values():
+                for project in channel.projects.values():
+                    for image in find_current(project):
+                        self._find_odd(image, project, new=False)
+            return
+        together = set(come)
         for image in come:
-            project = self.catalog.project(image.channel, image.project)
-            newest = find_newest(image, project) if project is not None else None
-            if project is None or (first and newest is not None and compare(newest.version, image.version) > 0):
-                continue
-            new = not first and newest not in together
-            if findings := _notice(image, lint(image, project, new=new)):
-                self._findings[image] = project, findings
+            beside = self.catalog.project(image.channel, image.project)
+            if beside is not None:
+                self._find_odd(image, beside, new=find_newest(image, beside) not in together)
+
+    def _find_odd(self, image: Image, project: Project, *, new: bool) -> None:
+        if findings := _notice(image, lint(image, project, new=new)):
+            self._findings[image] = project, findings
 
     def _forget(self) -> set[FileIdentity]:
         """Drop what is remembered of names and files that are no more; return those of the files."""

@@ -25,6 +25,7 @@ MAX_UNPACKED = 64 << 20
 _GZIP = b"\x1f\x8b\x08"
 _PARTITION = b"\xaa\x50"
 _PARTITION_TABLE_SIZE = 0x1000
+_MERGED = bytes([MAGIC]), b"\xff"
 _LITTLEFS = b"littlefs"
 _LITTLEFS_AT = 8
 # The first entry of `boot_app0.bin`: sequence number 1, no label, no state, and their CRC.
@@ -68,7 +69,7 @@ def recognise(head: bytes, size: int | None) -> Format | None:
         return Format.PARTITION_TABLE
     if head.startswith(_OTA_DATA):
         return Format.OTA_DATA
-    if _is_merged(head):
+    if head[:1] in _MERGED and _is_merged(head):
         return Format.MERGED
     if head.startswith(_GZIP):
         return Format.GZIP
@@ -96,9 +97,15 @@ def _is_merged(head: bytes) -> bool:
 
 
 def read_plain(stream: ImageStream, form: Format) -> ImageFacts:
-    """Read a file of which there is nothing to check."""
+    """Read a file of which there is nothing to check, and return all there is to say of it."""
     signature, _ = read_trailer(stream)
-    return ImageFacts(0, "", "", format=form, signatures=(signature,) if signature else ())
+    return ImageFacts(
+        stream.position,
+        stream.md5.hexdigest(),
+        stream.sha256.hexdigest(),
+        format=form,
+        signatures=(signature,) if signature else (),
+    )
 
 
 def read_gzip(stream: ImageStream, read: Reader) -> ImageFacts:

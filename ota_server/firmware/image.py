@@ -84,6 +84,6 @@ def _read(stream: ImageStream, wrapped: bool = False) -> ImageFacts:
         case Format.ARDUINO_OTA:
             facts = read_arduino_ota(stream)
         case _:
-            facts = read_plain(stream, form)
+            return read_plain(stream, form)
     stream.skip_rest()
     return attrs.evolve(facts, size=stream.position, md5=stream.md5.hexdigest(), sha256=stream.sha256.hexdigest())

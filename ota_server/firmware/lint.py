@@ -32,7 +32,7 @@ WORDS = {
     "lower-version": "a higher version is there already",
     "unsigned": "the last release was signed, this one isn't",
     "debug": "built for debugging, or from sources that weren't committed",
-    "size-jump": "half as large again as the last release, or half as small",
+    "size-jump": "more than half as large again as the last release, or less than half of it",
     "flash-size": "built for more flash than the last release",
     "chip-revision": "needs a newer revision of the chip than the last release",
     "secure-version": "a lower secure version than the last release's, which protected devices refuse",
@@ -159,6 +159,18 @@ def _lint_bytes(image: Image, project: Project) -> Iterator[Finding]:
         if other.version != image.version:
             yield Finding("same-bytes", f"holds the same bytes as {other.file_name}", serious=True)
             return
+
+
+def find_current(project: Project) -> Iterator[Image]:
+    """Yield the images of a project that devices are sent, and what stands above these and is for none."""
+    current: dict[tuple[Kind, str | None, bool], Release] = {}
+    for release in project.releases:
+        for image in release.images:
+            devices = (image.name.kind, image.name.chip, image.compressed)
+            if image.for_ota:
+                current.setdefault(devices, release)
+            if current.get(devices, release) is release:
+                yield image
 
 
 def find_newest(image: Image, project: Project) -> Image | None:

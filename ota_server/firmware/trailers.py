@@ -96,7 +96,7 @@ def _read_block(block: bytes, offset: int) -> tuple[bytes, Signature | None]:
 def read_trailer(stream: ImageStream) -> tuple[Signature | None, int]:
     """Read a file to its end; return the ESP8266 signature that ends it, and how many other bytes there were."""
     start, size = stream.position, stream.size
-    if size is None:
+    if size is None or size - start < _TRAILER_LENGTHS[-1] + 4:
         return None, stream.skip_rest()
     lengths = [length for length in _TRAILER_LENGTHS if start + length + 4 <= size]
     digests: dict[int, str] = {}
