@@ -133,6 +133,14 @@ class ReportTests(SynchronousTestCase):
         line = _line(_report("lamp-1.0.bin", image), "signature")
         self.assertEqual(line, f"ESP8266 (signing.py), 260 bytes at byte {len(image) - 260:,}")
 
+    def test_debugging_and_trailing(self) -> None:
+        """Traces of debugging and bytes that nothing explains are told."""
+        image = esp32_image(embedded=b"[D][%s:%u] %s(): ") + b"unknown"
+        report = _report("lamp-1.0.bin", image)
+        self.assertEqual(_line(report, "debugging"), "log level debug (CORE_DEBUG_LEVEL 4)")
+        self.assertEqual(_line(report, "trailing"), "7 bytes")
+        self.assertEqual({finding.word for finding in report.findings}, {"debug", "trailing-bytes"})
+
     def test_labels(self) -> None:
         """Every label of every image is explained, and no text breaks a line."""
         seen = set()

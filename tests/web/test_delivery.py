@@ -277,6 +277,15 @@ class LogTests(SynchronousTestCase):
             [formatEvent(event) for event in events], [f"192.0.2.7 broke off {NAME}: {BUFFER} bytes in 0.0 s"]
         )
 
+    def test_refused(self) -> None:
+        """A download that is refused because the file changes is none, and only that is told."""
+        (image,) = self.door.read().channels["stable"].files.values()
+        os.truncate(image.path, BUFFER)
+        with capturedLogs() as events:
+            self.assertEqual(self.door.ask(b"/firmware.bin").code, 503)
+        (told,) = map(formatEvent, events)
+        self.assertTrue(told.endswith("has changed since the folder was read"), told)
+
     def test_pieces(self) -> None:
         """Of a download in pieces only the last one is a line."""
         with capturedLogs() as events:
