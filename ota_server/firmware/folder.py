@@ -18,12 +18,12 @@ from pathlib import Path
 
 import attrs
 
-from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image, Project
+from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image
 from ota_server.firmware.digests import DigestStore, Outcome
 from ota_server.firmware.facts import ImageFacts
 from ota_server.firmware.image import ImageError, read_image
-from ota_server.firmware.lint import Finding, find_current, find_newest, lint
 from ota_server.firmware.naming import FileName, NamingError, is_name, parse_file_name
+from ota_server.firmware.notices import Findings, Notice, place_of
 from ota_server.firmware.packing import Packer
 from ota_server.firmware.signatures import VerifyKey, find_signer
 from ota_server.firmware.stream import open_without_waiting
@@ -43,19 +43,6 @@ MANY = 1000
 QUIET_TIME = 10.0
 """A file that was last changed this long before it is first seen, in seconds, counts as settled at once. The clock
 that set its time may be that of another machine, and a little behind."""
-
-
-@attrs.frozen
-class Notice:
-    """One thing about a file that its owner should know, as a sentence that begins with the file's name.
-
-    `word` is short and stable: `not-served`, or one of `lint`. `serious` ones are likely to be mistakes.
-    """
-
-    file: str
-    reason: str
-    word: str = "not-served"
-    serious: bool = True
 
 
 _IN_ORDER = attrgetter("file", "reason", "word")
@@ -106,8 +93,7 @@ class Folder:
         self._keys = keys
         self._packer = packer
         self._outcomes: dict[FileIdentity, Outcome] | None = None
-        self._findings: dict[Image, tuple[Project, tuple[Notice, ...]]] = {}
-        self._linted: Catalog | None = None
+        self._findings = Findings()
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._names: dict[str, FileName | str] = {}
         self._given: set[Notice] = set()
@@ -140,7 +126,7 @@ class Folder:
         for channel, file, identity in self._list(notices, folders):
             name = self._parse(file)
             if isinstance(name, str):
-                notices.add(Notice(_place(channel, file), name))
+                notices.add(Notice(place_of(channel, file), name))
                 continue
             key = (channel, file)
             last = self._seen.get(key)
@@ -167,11 +153,10 @@ class Folder:
                 unsettled |= not self._shelve(key, name, seen[key], notices)
             self._seen = seen
             come = self._publish()
-            self._lint(come)
+            self._findings.update(self.catalog, come)
         self._come.update(found)
         self._gone |= self._forget()
-        for _, findings in self._findings.values():
-            notices.update(findings)
+        notices.update(self._findings)
         fresh = notices - self._given
         self._given = notices
         return Reading(
@@ -230,7 +215,7 @@ class Folder:
                     try:
                         status = entry.stat()
                     except OSError as error:
-                        notices.add(Notice(_place(channel, entry.name), f"can't be looked at: {error.strerror}"))
+                        notices.add(Notice(place_of(channel, entry.name), f"can't be looked at: {error.strerror}"))
                         continue
                     if entry.is_symlink() or (status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)):
                         self._linked = True
@@ -257,7 +242,7 @@ class Folder:
             return name
 
     def _path(self, key: tuple[str, str]) -> str:
-        return f"{self.root}/{_place(*key)}"
+        return f"{self.root}/{place_of(*key)}"
 
     def _find_out(self, wanted: dict[FileIdentity, tuple[str, str]]) -> dict[FileIdentity, Outcome]:
         """Read the files of which nothing is known yet, and return what came of it."""
@@ -302,12 +287,12 @@ class Folder:
         outcome = self._outcomes.get(seen.identity)
         if outcome is None:
             if seen.identity in self._unreadable:
-                notices.add(Notice(_place(*key), self._unreadable[seen.identity]))
+                notices.add(Notice(place_of(*key), self._unreadable[seen.identity]))
             return seen.identity in self._unreadable
         if seen.reason is None:
             seen.reason = _find_reason(outcome, self._keys)
         if seen.reason:
-            notices.add(Notice(_place(*key), f"is not offered: {seen.reason}"))
+            notices.add(Notice(place_of(*key), f"is not offered: {seen.reason}"))
             return True
         assert isinstance(outcome, ImageFacts)
         if not outcome.tells_its_end and not seen.quiet:
@@ -334,37 +319,6 @@ class Folder:
             if old.get(channel, {}).get(file) is not image
         ]
 
-    def _lint(self, come: list[Image]) -> None:
-        """Find what is odd about new images; at the start about those only that devices would be sent."""
-        if self.catalog is self._linted:
-            return
-        first, self._linted = self._linted is None, self.catalog
-        for image, (old, before) in list(self._findings.items()):
-            project = self.catalog.project(image.channel, image.project)
-            if project is old:
-                continue
-            del self._findings[image]
-            if project is not None and self.catalog.image(image.channel, image.file_name) is image:
-                # What it was compared with may have come or gone since: then there is less to say of it, never more.
-                holding = set(_notice(image, lint(image, project)))
-                if still := tuple(notice for notice in before if notice in holding):
-                    self._findings[image] = project, still
-        if first:
-            for channel in self.catalog.channels.values():
-                for project in channel.projects.values():
-                    for image in find_current(project):
-                        self._find_odd(image, project, new=False)
-            return
-        together = set(come)
-        for image in come:
-            beside = self.catalog.project(image.channel, image.project)
-            if beside is not None:
-                self._find_odd(image, beside, new=find_newest(image, beside) not in together)
-
-    def _find_odd(self, image: Image, project: Project, *, new: bool) -> None:
-        if findings := _notice(image, lint(image, project, new=new)):
-            self._findings[image] = project, findings
-
     def _forget(self) -> set[FileIdentity]:
         """Drop what is remembered of names and files that are no more; return those of the files."""
         assert self._outcomes is not None
@@ -387,11 +341,6 @@ def _find_reason(outcome: Outcome, keys: Sequence[VerifyKey]) -> str:
     return ""
 
 
-def _notice(image: Image, findings: tuple[Finding, ...]) -> tuple[Notice, ...]:
-    place = _place(image.channel, image.file_name)
-    return tuple(Notice(place, each.text, each.word, each.serious) for each in findings)
-
-
 @contextmanager
 def _no_collection(wanted: bool) -> Iterator[None]:
     """Switch the garbage collector off, and then let it forget what was made meanwhile.
@@ -408,10 +357,6 @@ def _no_collection(wanted: bool) -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _place(channel: str, file: str) -> str:
-    return file if channel == STABLE else f"{channel}/{file}"
 
 
 def identify(descriptor: int) -> FileIdentity:

@@ -23,8 +23,9 @@ from twisted.python.filepath import FilePath
 from twisted.python.threadpool import ThreadPool
 
 from ota_server.firmware.catalog import Catalog
-from ota_server.firmware.folder import SETTLE_TIME, Folder, Notice, Reading
+from ota_server.firmware.folder import SETTLE_TIME, Folder, Reading
 from ota_server.firmware.mounts import is_reliable
+from ota_server.firmware.notices import Notice
 
 MIN_INTERVAL = 1.0
 MAX_INTERVAL = 6.0

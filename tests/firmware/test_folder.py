@@ -26,12 +26,12 @@ from ota_server.firmware.folder import (
     SETTLE_TIME,
     SMALL,
     Folder,
-    Notice,
     Reading,
     identify,
 )
 from ota_server.firmware.image import read_image
 from ota_server.firmware.naming import Kind
+from ota_server.firmware.notices import Notice
 from ota_server.firmware.packing import Packer
 from ota_server.firmware.signatures import VerifyKey, load_verify_key
 from tests.images import (
