@@ -12,7 +12,7 @@ import cattrs
 from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity, Image
 from ota_server.firmware.esp import escape
 from ota_server.firmware.facts import FLASH_MODES, Checked, EspFacts, Format, ImageFacts
-from ota_server.firmware.lint import Finding, lint_alone
+from ota_server.firmware.lint import Finding, lint_alone, say_why_no_update, say_why_unfit
 from ota_server.firmware.naming import FileName, Kind, NamingError, parse_file_name
 from ota_server.firmware.signatures import VerifyKey, find_signer
 from ota_server.fleet.checkin import DIALECTS, CheckIn, Mode
@@ -158,10 +158,10 @@ def make_report(
         blocking = [finding for finding in findings if finding.word in ("not-for-ota", "chip-differs")]
         findings = tuple(finding for finding in findings if finding not in blocking)
         if blocking:
-            refusal = blocking[0].text.removeprefix("is to be had at its own address only: ")
+            refusal = blocking[0].text if image.for_ota else say_why_unfit(image)
         reason = reason or refusal
     elif facts.not_for_ota:
-        reason = f"it is no update: {facts.core.format.value}, which is written to a new device by wire"
+        reason = say_why_no_update(facts)
     signers = tuple(find_signer([signature], keys) for signature in facts.signatures)
     if keys and not any(signers):
         reason = reason or ("none of its signatures is by a given key" if signers else "it has no signature")

@@ -7,6 +7,7 @@ made on one snapshot, whatever happens to the folder meanwhile.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
@@ -17,7 +18,7 @@ from semver import Version
 
 from ota_server.firmware.facts import ESP_APPS, Format, ImageFacts
 from ota_server.firmware.naming import FileName, Kind
-from ota_server.firmware.versions import compare
+from ota_server.firmware.versions import compare, numbers_of
 
 STABLE = "stable"
 """The channel that is the folder itself."""
@@ -34,6 +35,11 @@ class FileIdentity(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileIdentity:
+        """Return the identity of the file that has this status."""
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @attrs.frozen(eq=False)
@@ -148,13 +154,8 @@ class Choice:
 
 
 def _precedence(image: Image) -> tuple[int, int, int]:
-    """Order images by version."""
-    return _numbers(image.version)
-
-
-def _numbers(version: Version) -> tuple[int, int, int]:
-    """Order the versions of files as Semantic Versioning does: these have no pre-release, so numbers are all."""
-    return (version.major, version.minor, version.patch)
+    """Order images by version: those of files have no pre-release, so numbers are all."""
+    return numbers_of(image.version)
 
 
 @attrs.frozen(eq=False)
@@ -210,8 +211,8 @@ class Project:
 
     def _find(self, version: Version) -> int:
         """Return where in the releases a version is, or would be."""
-        wanted = (version.major, version.minor, version.patch)
-        return bisect_left(self.releases, True, key=lambda release: _numbers(release.version) <= wanted)
+        wanted = numbers_of(version)
+        return bisect_left(self.releases, True, key=lambda release: numbers_of(release.version) <= wanted)
 
     def twins(self, image: Image) -> tuple[Image, ...]:
         """Return all images of the project that hold the same bytes as this one, itself among them."""

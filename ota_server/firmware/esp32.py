@@ -69,15 +69,6 @@ def read_esp32(stream: ImageStream) -> ImageFacts:
     segments, damage = walk(stream, _HEADER, xor, marks if app else None)
     flash = _OWN_FLASH.get(chip, _FLASH)
     is_app = app is not None or any(segment.address in part for segment in segments for part in flash)
-    facts = ImageFacts(0, "", "", chip, format=Format.ESP32_APP if is_app else Format.ESP32_BOOTLOADER)
-    esp = read_header(head, chip, segments)
-    if len(head) >= _HEADER:
-        esp = attrs.evolve(
-            esp,
-            min_chip_revision=int.from_bytes(head[15:17], "little"),
-            max_chip_revision=int.from_bytes(head[17:19], "little"),
-            app=app,
-        )
     checksum = None
     if damage is None:
         checksum, damage = read_checksum(stream, 0, xor)
@@ -95,18 +86,30 @@ def read_esp32(stream: ImageStream) -> ImageFacts:
         signatures, broken = read_secure_boot(stream, sha384)
         trailing = stream.skip_rest()
         damage = damage or find_broken_checksum(checksum, end) or broken
-    return attrs.evolve(
-        facts,
-        esp=attrs.evolve(esp, end=end, checksum=checksum, appended_hash=appended),
+    return ImageFacts(
+        0,
+        "",
+        "",
+        chip=chip,
+        sketch_hashes=hashes,
+        format=Format.ESP32_APP if is_app else Format.ESP32_BOOTLOADER,
+        damage=damage,
         project=marks.homie_name or (app.project if app and not _is_core(app) else None) or None,
         version=marks.homie_version
         or (app.version if app and not _is_core(app) and not marks.esphome else None)
         or None,
-        debug=marks.debug,
-        damage=damage,
-        sketch_hashes=hashes,
+        esp=attrs.evolve(
+            read_header(head, chip, segments),
+            end=end,
+            checksum=checksum,
+            appended_hash=appended,
+            min_chip_revision=int.from_bytes(head[15:17], "little") if len(head) >= _HEADER else None,
+            max_chip_revision=int.from_bytes(head[17:19], "little") if len(head) >= _HEADER else None,
+            app=app,
+        ),
         signatures=signatures,
         trailing=trailing,
+        debug=marks.debug,
     )
 
 

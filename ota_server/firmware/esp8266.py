@@ -25,7 +25,7 @@ from ota_server.firmware.esp import (
 )
 from ota_server.firmware.facts import Checked, Damage, Format, ImageFacts, Segment
 from ota_server.firmware.marks import ESP8266_DEBUG, Marks
-from ota_server.firmware.stream import ImageStream, Xor
+from ota_server.firmware.stream import Crc32, ImageStream, Xor
 from ota_server.firmware.trailers import read_trailer
 
 _EBOOT_AT = 0x4010F000
@@ -111,13 +111,13 @@ def read_esp8266_v2(stream: ImageStream) -> ImageFacts:
 
     A CRC ends it, which is zlib's, negated one way or another (Espressif's `gen_appbin.py`).
     """
-    crc = _Crc32()
+    crc = Crc32()
     stream.sinks.append(crc)
     head = stream.peek(HEADER)
     xor = Xor()
     first, damage = walk(stream, HEADER, Xor(), count=1)
     segments: tuple[Segment, ...] = ()
-    checksum = stated = None
+    checksum = None
     start = stream.position
     if damage is None:
         if stream.peek(1) != bytes([MAGIC]):
@@ -156,15 +156,6 @@ class _ModeMd5:
         if 0 <= place < len(piece):
             piece = memoryview(bytes(piece[:place]) + self.value + bytes(piece[place + 1 :]))
         self.md5.update(piece)
-
-
-class _Crc32:
-    """zlib's CRC of all that is put in: a sink."""
-
-    value = 0
-
-    def __call__(self, piece: memoryview) -> None:
-        self.value = zlib.crc32(piece, self.value)
 
 
 class _SketchCrc:

@@ -97,6 +97,7 @@ class Folder:
         self._seen: dict[tuple[str, str], _Seen] = {}
         self._names: dict[str, FileName | str] = {}
         self._given: set[Notice] = set()
+        self._standing: tuple[Notice, ...] = ()
         self._come: dict[FileIdentity, Outcome] = {}
         self._gone: set[FileIdentity] = set()
         self._unreadable: dict[FileIdentity, str] = {}
@@ -158,11 +159,13 @@ class Folder:
         self._gone |= self._forget()
         notices.update(self._findings)
         fresh = notices - self._given
-        self._given = notices
+        if fresh or len(notices) != len(self._given):
+            self._given = notices
+            self._standing = tuple(sorted(notices, key=_IN_ORDER))
         return Reading(
             self.catalog,
             tuple(sorted(fresh, key=_IN_ORDER)),
-            tuple(sorted(notices, key=_IN_ORDER)),
+            self._standing,
             unsettled,
             frozenset(folders),
             self._linked,
@@ -220,8 +223,7 @@ class Folder:
                     if entry.is_symlink() or (status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode)):
                         self._linked = True
                     if stat.S_ISREG(status.st_mode):
-                        identity = FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                        yield channel, entry.name, identity
+                        yield channel, entry.name, FileIdentity.of(status)
                     elif stat.S_ISDIR(status.st_mode) and channel == STABLE:
                         if is_name(entry.name) and entry.name != STABLE:
                             folders.append((entry.name, Path(entry.path)))
@@ -361,5 +363,4 @@ def _no_collection(wanted: bool) -> Iterator[None]:
 
 def identify(descriptor: int) -> FileIdentity:
     """Return the identity of an open file."""
-    status = os.fstat(descriptor)
-    return FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return FileIdentity.of(os.fstat(descriptor))

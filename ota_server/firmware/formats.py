@@ -10,7 +10,7 @@ import attrs
 
 from ota_server.firmware.esp import APP_DESCRIPTOR, MAGIC, SECTOR, is_esp8266
 from ota_server.firmware.facts import Damage, Format, ImageFacts, Scheme, Signature
-from ota_server.firmware.stream import CHUNK, ImageStream
+from ota_server.firmware.stream import CHUNK, Crc32, ImageStream
 from ota_server.firmware.trailers import read_trailer
 
 PARTITIONS_AT = range(0x7000, 0x11000, 0x1000)
@@ -33,7 +33,7 @@ _OTA_DATA = b"\x01\0\0\0" + b"\xff" * 24 + b"\x9a\x98\x43\x47"
 _SIGNATURE = 512
 _MCUBOOT = struct.Struct("<IIHHIIBBHI")
 _MCUBOOT_MAGIC = 0x96F3B83D
-_MCUBOOT_PROTECTED, _MCUBOOT_TLVS = 0x6908, 0x6907
+_MCUBOOT_TLVS = 0x6907
 _MCUBOOT_SHA256 = 0x10
 # SHA-256, -384, -512, or a signature of the image itself: one of these has to be there.
 _MCUBOOT_HASHES = (_MCUBOOT_SHA256, 0x11, 0x12, 0x25)
@@ -220,18 +220,13 @@ def read_arduino_ota(stream: ImageStream) -> ImageFacts:
     length, crc, board, _ = _OTA_HEADER.unpack(stream.peek(_OTA_HEADER.size))
     facts = ImageFacts(0, "", "", OTA_BOARDS.get(board), format=Format.ARDUINO_OTA)
     stream.take(8)
-    computed = 0
-
-    def update(piece: memoryview) -> None:
-        nonlocal computed
-        computed = zlib.crc32(piece, computed)
-
-    if stream.skip(length, update) < length:
+    computed = Crc32()
+    if stream.skip(length, computed) < length:
         return attrs.evolve(facts, damage=_ends(stream.position, f"the {length + 8} bytes that it announces"))
-    if computed != crc and board not in OTA_BOARDS:
+    if computed.value != crc and board not in OTA_BOARDS:
         # Then its first word is a length by chance.
         return attrs.evolve(facts, format=Format.OPAQUE)
-    if computed != crc:
+    if computed.value != crc:
         return attrs.evolve(facts, damage=Damage(4, "its bytes don't have the CRC that stands at byte 4"))
     return attrs.evolve(facts, trailing=stream.skip_rest())
 

@@ -92,7 +92,7 @@ def _lint(image: Image, project: Project, *, new: bool) -> Iterator[Finding]:
 def _lint_alone(image: Image) -> Iterator[Finding]:
     facts = image.facts
     if not image.for_ota:
-        yield Finding("not-for-ota", f"is to be had at its own address only: {_say_why(image)}", serious=True)
+        yield Finding("not-for-ota", f"is to be had at its own address only: {say_why_unfit(image)}", serious=True)
     inside = _read_version(facts)
     if inside is not None and compare(inside, image.version) != 0:
         yield Finding(
@@ -117,11 +117,16 @@ def _lint_alone(image: Image) -> Iterator[Finding]:
         yield Finding("gzip", "is compressed: name it .bin.gz, and put the plain file beside it", serious=True)
 
 
-def _say_why(image: Image) -> str:
-    """Say why an image is not for updates."""
+def say_why_no_update(facts: ImageFacts) -> str:
+    """Say, of a file that is not for updates, why, whatever its name is."""
+    return f"it is no update: {facts.core.format.value}, which is written to a new device by wire"
+
+
+def say_why_unfit(image: Image) -> str:
+    """Say why an image is not for updates, be it for its name."""
     form = image.facts.core.format.value
     if image.facts.not_for_ota:
-        return f"it is no update: {form}, which is written to a new device by wire"
+        return say_why_no_update(image.facts)
     if image.name.kind is Kind.FILESYSTEM:
         return f"its name says filesystem, and inside is a program ({form}), which would overwrite the device's files"
     return f"inside is a {form}; name it .fs.bin"

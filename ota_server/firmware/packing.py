@@ -143,10 +143,9 @@ def _read_pieces(plain: Image) -> Iterator[bytes]:
 def _is_as_it_was(packed: Image) -> bool:
     """Say whether a compressed file is still the one that was read back."""
     try:
-        status = os.stat(packed.path)
+        return FileIdentity.of(os.stat(packed.path)) == packed.identity
     except OSError:
         return False
-    return packed.identity == (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _read(plain: Image, path: Path) -> Image | None:
@@ -154,11 +153,10 @@ def _read(plain: Image, path: Path) -> Image | None:
     try:
         with open(path, "rb") as file:
             facts = read_image(file)
-            status = os.fstat(file.fileno())
+            identity = FileIdentity.of(os.fstat(file.fileno()))
     except (FileNotFoundError, ImageError):
         return None
     if facts.format is not Format.GZIP or facts.damage or facts.trailing or facts.core.sha256 != plain.facts.sha256:
         return None
-    identity = FileIdentity(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     name = attrs.evolve(plain.name, compressed=True)
     return Image(plain.channel, str(path), f"{plain.file_name}.gz", name, identity, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable, Iterator
 
 CHUNK = 1 << 18
@@ -85,6 +86,17 @@ class ImageStream:
         while ahead := self.ahead():
             yield bytes(ahead)
             self.advance(len(ahead))
+
+
+class Crc32:
+    """The CRC-32 of zlib of all bytes that are put in: a sink."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def __call__(self, data: memoryview) -> None:
+        """Put bytes in."""
+        self.value = zlib.crc32(data, self.value)
 
 
 class Xor:

@@ -124,6 +124,11 @@ def _strict_prerelease(identifiers: str) -> str:
     )
 
 
+def numbers_of(version: Version) -> tuple[int, int, int]:
+    """Return the numbers of a version, which order those that have no pre-release."""
+    return (version.major, version.minor, version.patch)
+
+
 def compare(left: Version, right: Version) -> int:
     """Order two versions by precedence: negative, zero or positive as `left` is lower, the same or higher."""
     if left.prerelease is None and right.prerelease is None:

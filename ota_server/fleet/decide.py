@@ -12,7 +12,7 @@ from ota_server.firmware.catalog import Catalog, Choice, Image
 from ota_server.firmware.esp import SECTOR
 from ota_server.firmware.facts import Format
 from ota_server.firmware.naming import CHIPS, Kind
-from ota_server.firmware.versions import ReportedVersion, VersionError, compare, read_reported_version
+from ota_server.firmware.versions import ReportedVersion, VersionError, compare, numbers_of, read_reported_version
 from ota_server.fleet.checkin import FAMILIES, CheckIn, Mode
 
 REASONS = {
@@ -171,7 +171,7 @@ def _compare_with_running(check_in: CheckIn, choice: Choice, running: tuple[Imag
         return _UP_TO_DATE
     own = [image for image in running if image.project == check_in.project]
     # The highest, where the same bytes stand under several versions: never offer a downgrade.
-    version = max((image.version for image in own or running), key=lambda v: (v.major, v.minor, v.patch))
+    version = max((image.version for image in own or running), key=numbers_of)
     if best in running:
         return _stay(choice, version)
     order = compare(best.version, version)
