@@ -10,6 +10,8 @@ setup(
         "ota_server",
         "ota_server.firmware",
         "ota_server.fleet",
+        "ota_server.fleet.migrations",
+        "ota_server.fleet.migrations.versions",
         "ota_server.web",
         "twisted.plugins",
     ],

@@ -1,0 +1,33 @@
+"""A device's rhythm: how often it checks in, learned from its last few check-ins.
+
+Kept as bytes (one unsigned number of 32 bits for each interval, in seconds, oldest first), since there is one for
+each of a million devices.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+
+LENGTH = 7
+"""How many intervals are remembered: the median of so many bears three odd ones, as around a restart."""
+
+MIN_INTERVAL = 1.0
+"""Check-ins closer together, in seconds, are one to this: retries, and questions for sketch and filesystem."""
+
+_NUMBER = struct.Struct("<I")
+_LARGEST = (1 << 32) - 1
+
+
+def add_interval(rhythm: bytes, seconds: float) -> bytes:
+    """Return a rhythm with one more interval, in seconds; the oldest gives way. Shorter than MIN_INTERVAL is none."""
+    if seconds < MIN_INTERVAL:
+        return rhythm
+    return rhythm[-_NUMBER.size * (LENGTH - 1) :] + _NUMBER.pack(min(int(seconds), _LARGEST))
+
+
+@lru_cache(maxsize=4096)
+def median_of(rhythm: bytes) -> float | None:
+    """Return the median interval in seconds, of an even number the longer of both in the middle; None of none."""
+    intervals = sorted(value for (value,) in _NUMBER.iter_unpack(rhythm))
+    return float(intervals[len(intervals) // 2]) if intervals else None
