@@ -18,7 +18,7 @@ from semver import Version
 
 from ota_server.firmware.facts import ESP_APPS, Format, ImageFacts
 from ota_server.firmware.naming import FileName, Kind
-from ota_server.firmware.versions import compare, numbers_of
+from ota_server.firmware.versions import Numbers, compare, numbers_of
 
 STABLE = "stable"
 """The channel that is the folder itself."""
@@ -153,9 +153,16 @@ class Choice:
     reason: str | None = None
 
 
-def _precedence(image: Image) -> tuple[int, int, int]:
+def _precedence(image: Image) -> Numbers:
     """Order images by version: those of files have no pre-release, so numbers are all."""
     return numbers_of(image.version)
+
+
+_MAX_LIMITED = 256
+
+
+def _is_among(version: Numbers, excluded: frozenset[Numbers], ceiling: Numbers | None) -> bool:
+    return version not in excluded and (ceiling is None or version <= ceiling)
 
 
 @attrs.frozen(eq=False)
@@ -166,6 +173,8 @@ class Project:
     releases: tuple[Release, ...]
     _choices: dict[tuple[Kind, str | None, str], Choice] = attrs.field(factory=dict, init=False, repr=False)
     """What `choose` answered so far: a fleet asks for the same few."""
+    _limited: dict[tuple[object, ...], Choice] = attrs.field(factory=dict, init=False, repr=False)
+    """The same where not all releases were to choose from."""
     _twins: dict[str, tuple[Image, ...]] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
@@ -184,12 +193,33 @@ class Project:
         try:
             return self._choices[wanted]
         except KeyError:
-            choice = self._choices[wanted] = self._choose(*wanted)
+            choice = self._choices[wanted] = self._choose(*wanted, self.releases)
             return choice
 
-    def _choose(self, kind: Kind, chip: str | None, family: str) -> Choice:
+    def choose_among(
+        self,
+        kind: Kind,
+        chip: str | None,
+        family: str,
+        excluded: frozenset[Numbers],
+        ceiling: Numbers | None = None,
+    ) -> Choice:
+        """Choose as `choose`, but none of the versions `excluded`, and none above `ceiling`."""
+        if not excluded and ceiling is None:
+            return self.choose(kind, chip, family)
+        wanted = (kind, chip, family, excluded, ceiling)
+        choice = self._limited.get(wanted)
+        if choice is None:
+            if len(self._limited) >= _MAX_LIMITED:
+                self._limited.clear()
+            some = (release for release in self.releases if _is_among(numbers_of(release.version), excluded, ceiling))
+            choice = self._limited[wanted] = self._choose(kind, chip, family, some)
+        return choice
+
+    @staticmethod
+    def _choose(kind: Kind, chip: str | None, family: str, releases: Iterable[Release]) -> Choice:
         withheld, reason = None, None
-        for release in self.releases:
+        for release in releases:
             picked = release.pick(kind, chip, family)
             if isinstance(picked, Image):
                 return Choice(picked, release.compressed(picked), withheld, reason)

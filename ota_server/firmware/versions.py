@@ -19,6 +19,10 @@ MAX_REPORTED_LENGTH = 128
 """The longest text, in characters, that is looked at as a device's version."""
 
 
+Numbers = tuple[int, int, int]
+"""The numbers of a version without pre-release, which tell releases of a project apart and order them."""
+
+
 class VersionError(ValueError):
     """A text that is no version; its message says why, for a person."""
 
@@ -124,7 +128,7 @@ def _strict_prerelease(identifiers: str) -> str:
     )
 
 
-def numbers_of(version: Version) -> tuple[int, int, int]:
+def numbers_of(version: Version) -> Numbers:
     """Return the numbers of a version, which order those that have no pre-release."""
     return (version.major, version.minor, version.patch)
 

@@ -11,12 +11,10 @@ from collections.abc import Iterable
 import attrs
 
 from ota_server.firmware.naming import Kind
+from ota_server.firmware.versions import Numbers
 
 Place = tuple[str, str]
 """Where a device is served: (channel, project)."""
-
-Numbers = tuple[int, int, int]
-"""The numbers of a release's version, which is how releases are told apart inside one place."""
 
 
 class Outcome(enum.StrEnum):

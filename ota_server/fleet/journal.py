@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from ota_server.firmware.naming import Kind
-from ota_server.fleet.device import Device, Numbers, Outcome, Place
+from ota_server.firmware.versions import Numbers
+from ota_server.fleet.device import Device, Outcome, Place
 from ota_server.fleet.rollout import Rollouts, State
 
 

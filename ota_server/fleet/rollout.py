@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import attrs
 
-from ota_server.fleet.device import FAILURES, Device, Numbers, Outcome
+from ota_server.firmware.versions import Numbers
+from ota_server.fleet.device import FAILURES, Device, Outcome
 from ota_server.fleet.rules import HaltRule, Rules, Stage
 
 EVERYBODY = Stage("100%", share=1.0)
