@@ -8,15 +8,15 @@ the other end, which is what this channel asks the kernel.
 
 from __future__ import annotations
 
-import socket
-import struct
-import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
-from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
+
+from ota_server.web.arrival import Arrival, Reading, count_acknowledged, read_socket
 
 if TYPE_CHECKING:
     from ota_server.web.site import DeviceSite
@@ -28,9 +28,6 @@ flash for some of them (70 at the worst)."""
 CHECK_INTERVAL = 15
 """How often the progress of an answer is looked at, in seconds."""
 
-# Where Linux keeps `tcpi_bytes_acked` (u64) in its `struct tcp_info`.
-_BYTES_ACKED = struct.Struct("=120xQ")
-
 
 class DeviceChannel(HTTPChannel):
     """An HTTP connection with a device."""
@@ -39,6 +36,12 @@ class DeviceChannel(HTTPChannel):
     abortTimeout = 5
     site: DeviceSite
     transport: Any
+    arrival: Arrival | None = None
+    """The wait for what was written last, while it is of interest whether that arrives."""
+    watched = False
+    """Whether it is of interest how far this connection has got when it ends."""
+    last_progress: Reading | None = None
+    """How far a watched connection had got when it ended, where the operating system tells."""
     _started = False
     """Whether Twisted's HTTP machinery runs: it holds back a client that doesn't take its answers."""
     _plain = True
@@ -54,6 +57,8 @@ class DeviceChannel(HTTPChannel):
 
     def dataReceived(self, data: bytes) -> None:
         """Answer a plain check at once; leave everything else to Twisted."""
+        if self.arrival is not None:
+            self.arrival.heard()
         if self._plain:
             answer = self.site.answer_check(data, self)
             if answer is not None:
@@ -139,18 +144,32 @@ class DeviceChannel(HTTPChannel):
         The second stays 0 where the operating system doesn't tell.
         """
         written = self.requests[0].sentLength if self.requests else 0
-        transport = self.transport
-        while isinstance(transport, ProtocolWrapper):  # TLS, and the PROXY protocol
-            transport = transport.transport
-        if sys.platform == "linux" and ITCPTransport.providedBy(transport):
-            handle: socket.socket = transport.getHandle()  # type: ignore[attr-defined]
-            if handle.family not in (socket.AF_INET, socket.AF_INET6):
-                # Twisted's transports of UNIX sockets pass for TCP's.
-                return written, 0
-            info = handle.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
-            if len(info) == _BYTES_ACKED.size:
-                return written, _BYTES_ACKED.unpack(info)[0]
-        return written, 0
+        return written, count_acknowledged(self.transport) or 0
+
+    def await_arrival(self, judged: Callable[[bool], None], go_on: Callable[[], None]) -> None:
+        """Wait until all that was written so far has arrived at the other end; see Arrival.
+
+        To be called when an answer is written and before its request is finished: `go_on` is to finish it. A
+        connection that stands still meanwhile is dropped as in the middle of an answer.
+        """
+        self.arrival = Arrival(self, judged, go_on)
+        self.arrival.begin()
+
+    def read_progress(self) -> Reading | None:
+        """Ask how far this connection has got; None where the operating system doesn't tell."""
+        return read_socket(self.transport)
+
+    def stopProducing(self) -> None:
+        """Note how far a watched connection has got: it ends, and its socket is still open for this moment."""
+        if self.watched:
+            self.last_progress = self.read_progress()
+        super().stopProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Judge whether the last answer has arrived, then tell those that wait for its end."""
+        if self.arrival is not None:
+            self.arrival.lost(self.last_progress, reason)
+        super().connectionLost(reason)
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Answer what is no HTTP request as Twisted does, but with a length, which some clients divide by."""

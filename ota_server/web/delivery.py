@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
@@ -25,6 +25,8 @@ from ota_server.firmware.catalog import Image
 from ota_server.firmware.folder import identify
 from ota_server.firmware.stream import open_without_waiting
 from ota_server.web.continuation import Continuations
+from ota_server.web.pieces import Pieces
+from ota_server.web.watched import WatchedAnswer
 
 if TYPE_CHECKING:
     from ota_server.web.site import DeviceRequest
@@ -109,7 +111,7 @@ class ImageReader:
 
 @implementer(IPushProducer)
 class ImageProducer(NoRangeStaticProducer):
-    """Streams `length` bytes of an image, and counts them.
+    """Streams `length` bytes of an image, and counts them; calls `written` with the last, which finishes the request.
 
     It differs from its base in what it does when the file ends early or has changed: it ends the connection,
     where the base would end the *answer*, and leave the client waiting for the rest, or taking the next answer
@@ -126,8 +128,10 @@ class ImageProducer(NoRangeStaticProducer):
         head: bytes,
         length: int,
         refused: Callable[[], None],
+        written: Callable[[], None],
     ) -> None:
         super().__init__(request, reader)
+        self._written = written
         self._refused = refused
         self._code = code
         self._head = head
@@ -184,9 +188,8 @@ class ImageProducer(NoRangeStaticProducer):
         return None
 
     def _finish(self) -> None:
-        request = self.request
         self._end()
-        request.finish()
+        self._written()
 
     def _end(self) -> None:
         if self.request.producer is self:
@@ -195,6 +198,30 @@ class ImageProducer(NoRangeStaticProducer):
 
 
 log = Logger()
+
+
+class DownloadWatcher(Protocol):
+    """One who wants to know what comes of one answer with an image. For each answer there is a watcher of its own.
+
+    The image told is the one that is sent, which may be another than the one that was to be sent: see
+    `ota_server.web.continuation`.
+    """
+
+    @property
+    def device(self) -> str:
+        """Who the device is: what it downloads in pieces is put together under this name. Empty if it has none."""
+
+    def begun(self, image: Image) -> None:
+        """Take note that bytes of an image are about to be sent. That may yet fail, as where its file has changed."""
+
+    def downloaded(self, image: Image) -> None:
+        """Take note that the device has the whole image now, by this answer or by several.
+
+        Called once at most, between `begun` and `ended`.
+        """
+
+    def ended(self) -> None:
+        """Take note that this answer is over, however it ended. Called exactly once after each `begun`."""
 
 
 class IDeliveryReactor(IReactorTime, IReactorFromThreads):
@@ -206,6 +233,7 @@ class Deliveries:
 
     def __init__(self, reactor: IDeliveryReactor, pool: ThreadPool) -> None:
         self.continuations = Continuations()
+        self.pieces = Pieces()
         self._reactor = reactor
         self._pool = pool
         self._open: dict[Image, OpenImage] = {}
@@ -219,18 +247,25 @@ class Deliveries:
         start: int,
         length: int,
         refused: Callable[[], None],
+        watcher: DownloadWatcher | None = None,
     ) -> None:
         """Answer a request with `length` bytes of an image from `start` on, behind a finished head.
 
-        Calls `refused` instead, with nothing written, where the file is not what the catalog says.
+        Calls `refused` instead, with nothing written, where the file is not what the catalog says. `watcher` is told
+        what comes of it, also then.
         """
+        answer, written = None, request.finish
+        if watcher is not None:
+            answer = WatchedAnswer(request, image, (start, start + length), watcher, self.pieces, self._reactor)
+            written = answer.written
         # One line for a download: of one that comes in pieces, the last piece.
         if request.site.log_decisions and start + length == image.size:
-            self._log_end(request, image)
+            self._log_end(request, image, answer)
 
         def stream(shared: OpenImage) -> None:
             request.channel.watch_progress()
-            ImageProducer(request, ImageReader(shared, start, self._release), code, head, length, refused).start()
+            reader = ImageReader(shared, start, self._release)
+            ImageProducer(request, reader, code, head, length, refused, written).start()
 
         shared = self._open.get(image)
         if shared is not None and shared.is_unchanged():
@@ -291,7 +326,7 @@ class Deliveries:
             del self._open[shared.image]
             self._release(shared)
 
-    def _log_end(self, request: DeviceRequest, image: Image) -> None:
+    def _log_end(self, request: DeviceRequest, image: Image, answer: WatchedAnswer | None) -> None:
         began = self._reactor.seconds()
         peer = request.getClientAddress()
 
@@ -302,7 +337,7 @@ class Deliveries:
             log.info(
                 "{peer} {outcome} {image}: {sent} bytes in {seconds:.1f} s",
                 peer=getattr(peer, "host", peer),
-                outcome="got" if outcome is None else "broke off",
+                outcome="got" if outcome is None or (answer is not None and answer.arrived) else "broke off",
                 image=image.file_name,
                 sent=request.sentLength,
                 seconds=self._reactor.seconds() - began,

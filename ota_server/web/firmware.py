@@ -14,7 +14,7 @@ from twisted.web.server import NOT_DONE_YET
 from ota_server.firmware.catalog import Catalog, Image
 from ota_server.fleet.checkin import CheckIn, Headers, read_check_in
 from ota_server.fleet.decide import Announce, Decision, Refuse, Send, UpToDate, Withhold, decide
-from ota_server.web.delivery import Deliveries
+from ota_server.web.delivery import Deliveries, DownloadWatcher
 from ota_server.web.ranges import NotModified, Part, Unsatisfiable, Whole, evaluate, parse_range
 from ota_server.web.site import MAX_HEAD, DeviceRequest, join_fields
 
@@ -80,11 +80,13 @@ def send_image(
     extra: bytes,
     unmodified: bytes,
     refused: Callable[[], None],
+    watcher: DownloadWatcher | None = None,
 ) -> None:
     """Answer with an image: all of it, a part, or that the client has it already, as its request's fields ask.
 
     `extra` are further fields in wire form, `unmodified` those of a 304. `refused` is called, with nothing written,
-    where the image can't be sent because its file changes.
+    where the image can't be sent because its file changes. `watcher` is told what comes of it where bytes of the
+    image are sent, and nothing otherwise.
     """
     range_header = _first(request, b"Range")
     if range_header == b"bytes=0-" and not request.requestHeaders.hasHeader(b"User-Agent"):
@@ -131,7 +133,7 @@ def send_image(
         request.finish()
     else:
         deliveries.continuations.sent(place, image, start + length, now)
-        deliveries.send(request, image, code, head, start, length, refused)
+        deliveries.send(request, image, code, head, start, length, refused, watcher)
 
 
 def _is_alike(begun: Image, image: Image) -> bool:

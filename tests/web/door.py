@@ -184,7 +184,7 @@ class Door:
         port = await listening.addCallback(lambda port: port)
         # The service ends the port with the result of this Deferred.
         door._waitingForPort = succeed(port)
-        self.port: int = port.getHost().port
+        self.port: int = getattr(port.getHost(), "port", 0)
 
     async def _close(self) -> None:
         if self.service.running:

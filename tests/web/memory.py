@@ -11,6 +11,7 @@ from typing import Any
 from twisted.internet import task
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
@@ -19,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import Folder
+from ota_server.web.arrival import Reading
 from ota_server.web.channel import DeviceChannel
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite
@@ -126,13 +128,19 @@ class FillingTransport(StringTransport):
 
 
 class MemoryConnection:
-    """A connection to the door in memory."""
+    """A connection to the door in memory.
+
+    `unacknowledged` is how many of the bytes written have not arrived, as a kernel would tell; None is one that
+    doesn't.
+    """
 
     def __init__(self, site: DeviceSite) -> None:
+        self.unacknowledged: int | None = None
         self.transport = FillingTransport()
         channel = site.buildProtocol(self.transport.getPeer())
         assert isinstance(channel, DeviceChannel)
         self.channel = channel
+        self.channel.read_progress = self._read_progress  # type: ignore[method-assign]
         channel.makeConnection(self.transport)
 
     def send(self, *segments: bytes) -> None:
@@ -147,11 +155,17 @@ class MemoryConnection:
         data: bytes = self.transport.value()
         return data
 
-    def lose(self) -> None:
-        """End the connection, as a network does."""
-        from twisted.internet.error import ConnectionDone
+    def lose(self, *, orderly: bool = True) -> None:
+        """End the connection, as a network does: by the client's close, or by its reset."""
+        if self.transport.producer is not None:
+            self.transport.producer.stopProducing()
+        self.channel.connectionLost(Failure(ConnectionDone() if orderly else ConnectionLost()))
 
-        self.channel.connectionLost(Failure(ConnectionDone()))
+    def _read_progress(self) -> Reading | None:
+        if self.unacknowledged is None:
+            return None
+        written = len(self.received)
+        return Reading(written - self.unacknowledged, written, lasting=True)
 
 
 class MemoryDoor:
