@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, select
@@ -106,7 +107,7 @@ class _Maker:
 
     def device(self, row: Sequence[Any]) -> Device:
         """Make a device of a row of DEVICES."""
-        (key, id_, dialect, channel, project, first, last, address, version, image, chip, rhythm, *settled) = row
+        key, id_, dialect, channel, project, first, last, address, version, image, chip, rhythm, *settled = row
         names, texts = self._names, self._texts
         return Device(
             key,
@@ -171,7 +172,10 @@ def _read_devices(connection: Connection, attempts: dict[int, tuple[Attempt, ...
         if device.key in seen:
             seen[device.key] = device
     _replay(connection, seen)
-    return devices
+    # One that grew step by step may have four times the room that it needs.
+    fitting: dict[str, Any] = dict.fromkeys(devices)
+    fitting.update(devices)
+    return fitting
 
 
 def _replay(connection: Connection, devices: Mapping[int, Device | None]) -> None:
@@ -198,38 +202,44 @@ def _read_places(connection: Connection) -> dict[Place, Rollouts]:
         places.setdefault((channel, project), Rollouts()).by_version[version] = Rollout(
             channel, project, version, started_at, stage_since, State(state), stage, seats, acknowledged, why
         )
-    for row in connection.execute(_counts()):
-        channel, project, major, minor, patch, outcomes, devices, offered_at = row
-        place, version = (channel, project), (major, minor, patch)
-        rollout = places[place].by_version.get(version) if place in places else None
-        if rollout is None:
-            continue
-        attempts = [
-            Attempt(channel, project, Kind.APP, version, "", None, 0.0, _OUTCOMES[each]) for each in outcomes.split(",")
-        ]
-        outcome = standing(attempts, place, version)
-        assert outcome is not None
-        rollout.outcomes[outcome] = rollout.outcomes.get(outcome, 0) + devices
-        rollout.admitted += devices
-        rollout.admitted_at = max(rollout.admitted_at, offered_at)
+    _count(connection, places)
     for rollouts in places.values():
         rollouts.update()
     return places
 
 
-def _counts() -> Select[*tuple[Any, ...]]:
-    """Count devices by release and by the outcomes of their attempts there, as text: one row for each mixture."""
+def _count(connection: Connection, places: dict[Place, Rollouts]) -> None:
     columns = ATTEMPTS.c
     release = (columns.channel, columns.project, columns.major, columns.minor, columns.patch)
-    not_settled = func.aggregate_strings(case((~columns.settled, columns.outcome)), ",")
-    stands = (
-        select(
-            *release,
-            func.coalesce(not_settled, func.aggregate_strings(columns.outcome, ",")).label("outcomes"),
-            func.max(columns.offered_at).label("offered_at"),
-        )
-        .group_by(columns.device, *release)
-        .subquery()
-    )
-    mixture = list(stands.c)[:6]
-    return select(*mixture, func.count(), func.max(stands.c.offered_at)).group_by(*mixture)
+
+    def find(row: Sequence[Any]) -> Rollout | None:
+        rollouts = places.get((row[0], row[1]))
+        return None if rollouts is None else rollouts.by_version.get((row[2], row[3], row[4]))
+
+    # All of them first, which an index answers; then what that counted too often is put right.
+    by_outcome = select(*release, columns.outcome, func.count(), func.max(columns.offered_at))
+    for row in _stream(connection, by_outcome.group_by(*release, columns.outcome)):
+        rollout = find(row)
+        if rollout is not None:
+            rollout.outcomes[_OUTCOMES[row[5]]] = row[6]
+            rollout.admitted += row[6]
+            rollout.admitted_at = max(rollout.admitted_at, row[7])
+    open_ones = func.aggregate_strings(case((~columns.settled, columns.outcome)), ",")
+    several = select(*release, func.aggregate_strings(columns.outcome, ","), open_ones)
+    for row in _stream(connection, several.group_by(columns.device, *release).having(func.count() > 1)):
+        rollout = find(row)
+        if rollout is not None:
+            told = row[5].split(",")
+            for each in told:
+                rollout.outcomes[_OUTCOMES[each]] -= 1
+            rollout.outcomes[_stand(row[6] or row[5])] += 1
+            rollout.admitted -= len(told) - 1
+
+
+@lru_cache(maxsize=1024)
+def _stand(outcomes: str) -> Outcome:
+    """Return how a device stands by the outcomes of its attempts at one release."""
+    attempts = [Attempt("", "", Kind.APP, (0, 0, 0), "", None, 0.0, _OUTCOMES[each]) for each in outcomes.split(",")]
+    outcome = standing(attempts, ("", ""), (0, 0, 0))
+    assert outcome is not None
+    return outcome

@@ -44,6 +44,7 @@ def _version(prefix: str = "", *, optional: bool = False, primary_key: bool = Fa
     ]
 
 
+# There is no index of `last_seen`: it would double what is written for a device that only checked in again.
 DEVICES = Table(
     "devices",
     METADATA,
@@ -53,7 +54,7 @@ DEVICES = Table(
     Column("channel", Text, nullable=False),
     Column("project", Text, nullable=False),
     Column("first_seen", Double, nullable=False),
-    Column("last_seen", Double, nullable=False, index=True),
+    Column("last_seen", Double, nullable=False),
     Column("address", Text, nullable=False),
     Column("version", Text),
     Column("image", Text),
@@ -84,7 +85,7 @@ ATTEMPTS = Table(
     Column("braked_until", Double, nullable=False),
     Column("acknowledged", Boolean, nullable=False),
     Column("settled", Boolean, nullable=False),
-    Index("ix_attempts_release", "channel", "project", "major", "minor", "patch", "outcome"),
+    Index("ix_attempts_release", "channel", "project", "major", "minor", "patch", "outcome", "offered_at"),
     sqlite_with_rowid=False,
 )
 

@@ -35,7 +35,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key"),
         sa.UniqueConstraint("id"),
     )
-    op.create_index("ix_devices_last_seen", "devices", ["last_seen"])
     op.create_index("ix_devices_project_version", "devices", ["project", "version"])
     op.create_table(
         "attempts",
@@ -58,7 +57,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("device", "channel", "project", "major", "minor", "patch", "kind", "image"),
         sqlite_with_rowid=False,
     )
-    op.create_index("ix_attempts_release", "attempts", ["channel", "project", "major", "minor", "patch", "outcome"])
+    op.create_index(
+        "ix_attempts_release", "attempts", ["channel", "project", "major", "minor", "patch", "outcome", "offered_at"]
+    )
     op.create_table(
         "rollouts",
         sa.Column("channel", sa.Text),
