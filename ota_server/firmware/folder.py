@@ -45,6 +45,9 @@ QUIET_TIME = 10.0
 that set its time may be that of another machine, and a little behind."""
 
 
+POLICY_FILE = "ota.toml"
+"""The one file in the folder that is neither an image nor a mistake."""
+
 _IN_ORDER = attrgetter("file", "reason", "word")
 
 
@@ -213,7 +216,7 @@ class Folder:
                 for entry in entries:
                     if self._closing.is_set():
                         raise InterruptedError("reading was called off")
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or (channel == STABLE and entry.name == POLICY_FILE):
                         continue
                     try:
                         status = entry.stat()

@@ -63,6 +63,8 @@ class Rollout:
     outcomes: dict[Outcome, int] = attrs.field(factory=dict)
     good_since: float | None = None
     deciding: bool = False
+    failing: set[Device] = attrs.field(factory=set)
+    """The devices that bounced or went silent, as long as they do."""
 
     @property
     def failures(self) -> int:
