@@ -1,0 +1,250 @@
+"""The course of all rollouts: how they begin, go on by stages, halt, and do what the operator says.
+
+A step takes effect only once it is in the ledger; a release that is to be halted is barred from that moment on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from ota_server.firmware.catalog import Catalog
+from ota_server.firmware.versions import Numbers, numbers_of
+from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place, standing
+from ota_server.fleet.journal import Actor, Event
+from ota_server.fleet.outbox import Outbox, rollout_row
+from ota_server.fleet.policy import Policy
+from ota_server.fleet.rollout import (
+    IDLE_STAGE,
+    Rollout,
+    Rollouts,
+    State,
+    describe,
+    is_good,
+    is_last,
+    must_halt,
+    stage_of,
+)
+
+
+class Course:
+    """All rollouts by place. `urgent` is called when something should be written at once."""
+
+    def __init__(
+        self, places: dict[Place, Rollouts], outbox: Outbox, policy: Policy, urgent: Callable[[], None]
+    ) -> None:
+        self.places = places
+        self.changes = 0
+        """Counts the changes of what is barred, for those who keep answers."""
+        self.policy = policy
+        self._outbox = outbox
+        self._urgent = urgent
+
+    def rollouts(self, place: Place) -> Rollouts:
+        """Return the rollouts of a place, which are made if there are none."""
+        found = self.places.get(place)
+        if found is None:
+            found = self.places[place] = Rollouts()
+        return found
+
+    def find(self, place: Place, version: Numbers) -> Rollout | None:
+        """Return the rollout of a release, if it has begun."""
+        rollouts = self.places.get(place)
+        return None if rollouts is None else rollouts.by_version.get(version)
+
+    def begin(self, place: Place, version: Numbers, now: float) -> Rollout:
+        """Return the rollout of a release that is about to be offered, which begins if it hasn't."""
+        rollouts = self.rollouts(place)
+        rollout = rollouts.by_version.get(version)
+        if rollout is None:
+            stage = stage_of(self.policy.rules_for(place[1], None), 0)
+            rollout = Rollout(*place, version, now, now, seats=stage.seats(rollouts.fleet))
+            rollouts.by_version[version] = rollout
+            self._outbox.rolled(rollout)
+            self._tell(now, Actor.SERVER, "started", rollout, f"the rollout begins with {_reach(rollout, stage.text)}")
+        return rollout
+
+    def take_catalog(self, catalog: Catalog, now: float) -> None:
+        """Begin the rollouts of newest releases that go by stages: these widen with time, so time has to run."""
+        for channel in catalog.channels.values():
+            for project in channel.projects.values():
+                if self.policy.rules_for(project.name, None).stages:
+                    self.begin((channel.name, project.name), numbers_of(project.releases[0].version), now)
+
+    def change(self, device: Device, attempt: Attempt, outcome: Outcome | None, now: float) -> None:
+        """Give an attempt an outcome, or none (it never came to be), and count it in its rollout."""
+        place = (attempt.channel, attempt.project)
+        rollout = self.begin(place, attempt.version, now)
+        before = standing(device.attempts, place, attempt.version)
+        if outcome is None:
+            device.attempts = tuple(each for each in device.attempts if each is not attempt)
+        else:
+            attempt.outcome = outcome
+            attempt.outcome_at = now
+            if attempt not in device.attempts:
+                device.attempts = (*device.attempts, attempt)
+        after = standing(device.attempts, place, attempt.version)
+        if before is after:
+            return
+        if before is not None:
+            rollout.outcomes[before] -= 1
+        if after is not None:
+            rollout.outcomes[after] = rollout.outcomes.get(after, 0) + 1
+        if before is None:
+            rollout.admitted += 1
+            rollout.admitted_at = now
+        elif after is None:
+            rollout.admitted -= 1
+        if after in FAILURES:
+            rollout.failing.add(device)
+            self._consider_halt(rollout, now)
+        elif before in FAILURES:
+            rollout.failing.discard(device)
+            if attempt.acknowledged:
+                attempt.acknowledged = False
+                rollout.acknowledged -= 1
+
+    def _consider_halt(self, rollout: Rollout, now: float) -> None:
+        rule = self.policy.rules_for(rollout.project, None).halt
+        if rollout.state is State.HALTED or rollout.deciding or not must_halt(rollout, rule):
+            return
+        known = rollout.failures + rollout.confirmed
+        why = (
+            f"{rollout.failures} of the {known} devices whose outcome is known failed "
+            f"({rollout.failures / known:.0%}, the limit is {rule.share:.0%}): {describe(rollout.outcomes)}"
+        )
+        self._halt(rollout, Actor.SERVER, why, now)
+
+    def _halt(self, rollout: Rollout, actor: str, why: str, now: float) -> None:
+        rollout.deciding = True
+        self._bar(rollout)
+        row = attrs.evolve(rollout_row(rollout), state=State.HALTED, why=why)
+
+        def halted() -> None:
+            rollout.state, rollout.why, rollout.deciding = State.HALTED, why, False
+            rollout.good_since = None
+            self._bar(rollout)
+
+        self._outbox.plan(row, halted)
+        self._tell(now, actor, "halted", rollout, why)
+        self._urgent()
+
+    def _bar(self, rollout: Rollout) -> None:
+        self.places[rollout.channel, rollout.project].update()
+        self.changes += 1
+
+    def tick(self, now: float) -> None:
+        """Let rollouts go on whose stage has been good for long enough."""
+        for rollout in self._running():
+            rules = self.policy.rules_for(rollout.project, None)
+            if rollout.deciding:
+                continue
+            if is_last(rules, rollout.stage):
+                if self._is_over(rollout, now):
+                    self._step(rollout, now, rollout.stage, State.COMPLETE, "complete", "nobody needs it any more")
+            elif not is_good(rollout, rules, now):
+                rollout.good_since = None
+            elif rollout.good_since is None:
+                rollout.good_since = now
+            if rollout.good_since is not None and now - rollout.good_since >= rules.soak:
+                stage = rollout.stage + 1
+                self._step(rollout, now, stage, State.RUNNING, "stage", stage_of(rules, stage).text)
+
+    def _running(self) -> Iterator[Rollout]:
+        for rollouts in self.places.values():
+            for rollout in rollouts.by_version.values():
+                if rollout.state is State.RUNNING:
+                    yield rollout
+
+    def _is_over(self, rollout: Rollout, now: float) -> bool:
+        """Say whether all of the fleet took a release, or nobody has asked for it for long, and nothing is open."""
+        counts = rollout.outcomes
+        if counts.get(Outcome.OFFERED) or counts.get(Outcome.DOWNLOADED) or not rollout.confirmed:
+            return False
+        fleet = self.places[rollout.channel, rollout.project].fleet
+        return rollout.confirmed >= fleet or now - rollout.admitted_at >= IDLE_STAGE
+
+    def _step(self, rollout: Rollout, now: float, stage: int, state: State, kind: str, text: str) -> None:
+        """Write the next step of a rollout down, which takes effect after that."""
+        rules = self.policy.rules_for(rollout.project, None)
+        seats = stage_of(rules, stage).seats(self.places[rollout.channel, rollout.project].fleet)
+        rollout.good_since = None
+        row = attrs.evolve(rollout_row(rollout), stage=stage, seats=seats, state=state, stage_since=now, why=text)
+        if kind == "stage":
+            text = (
+                f"stage {stage + 1} of {max(stage + 1, len(rules.stages))} begins, {_reach_of(seats, text)}; so far "
+                + (describe(rollout.outcomes))
+            )
+
+        def stepped() -> None:
+            if rollout.state is State.RUNNING and not rollout.deciding:
+                rollout.stage, rollout.seats, rollout.stage_since = stage, seats, now
+                rollout.state = state
+
+        self._outbox.plan(row, stepped)
+        self._tell(now, Actor.SERVER, kind, rollout, text)
+        self._urgent()
+
+    def halt(self, rollout: Rollout, actor: str, now: float) -> None:
+        """Halt a rollout as the operator says."""
+        if rollout.state is not State.HALTED and not rollout.deciding:
+            self._halt(rollout, actor, f"by {actor}; so far {describe(rollout.outcomes)}", now)
+
+    def resume(self, rollout: Rollout, actor: str, now: float, *, stage: int | None = None) -> None:
+        """Let a halted rollout go on; the failures so far are known and count no more. `stage` begins there anew."""
+        rules = self.policy.rules_for(rollout.project, None)
+        stage = rollout.stage if stage is None else stage
+        seats = stage_of(rules, stage).seats(self.rollouts((rollout.channel, rollout.project)).fleet)
+        known = rollout.failures
+        for device in rollout.failing:
+            for attempt in device.attempts:
+                if attempt.version == rollout.version and attempt.outcome in FAILURES and not attempt.acknowledged:
+                    attempt.acknowledged = True
+                    self._outbox.attempted(device, attempt)
+        acknowledged = rollout.acknowledged + known
+        why = f"by {actor}; {known} failures are acknowledged"
+        row = attrs.evolve(
+            rollout_row(rollout),
+            state=State.RUNNING, stage=stage, seats=seats, stage_since=now, acknowledged=acknowledged, why=why,
+        )  # fmt: skip
+
+        def resumed() -> None:
+            rollout.state, rollout.deciding, rollout.good_since = State.RUNNING, False, None
+            rollout.stage, rollout.seats, rollout.stage_since = stage, seats, now
+            rollout.acknowledged, rollout.why = acknowledged, why
+            self._bar(rollout)
+
+        self._outbox.plan(row, resumed)
+        self._tell(now, actor, "resumed", rollout, why)
+        self._urgent()
+
+    def complete(self, rollout: Rollout, actor: str, now: float) -> None:
+        """Let everybody have a release, as the operator says, whatever its stage."""
+        rules = self.policy.rules_for(rollout.project, None)
+        self.resume(rollout, actor, now, stage=len(rules.stages))
+
+    def take_policy(self, policy: Policy, now: float) -> None:
+        """Go by another policy from now on: the stages that rollouts are in may have other sizes."""
+        self.policy = policy
+        for place, rollouts in self.places.items():
+            rules = policy.rules_for(place[1], None)
+            for rollout in rollouts.by_version.values():
+                seats = stage_of(rules, rollout.stage).seats(rollouts.fleet)
+                if rollout.state is State.RUNNING and not rollout.deciding and seats != rollout.seats:
+                    rollout.seats, rollout.good_since = seats, None
+                    self._outbox.rolled(rollout)
+
+    def _tell(self, now: float, actor: str, kind: str, rollout: Rollout, text: str) -> None:
+        place = (rollout.channel, rollout.project, rollout.version)
+        self._outbox.told(Event(now, actor, kind, text, *place))
+
+
+def _reach_of(seats: int | None, text: str) -> str:
+    return (
+        "for everybody" if seats is None else f"{text}: {seats} devices" if text.endswith("%") else f"{seats} devices"
+    )
+
+
+def _reach(rollout: Rollout, text: str) -> str:
+    return "everybody" if rollout.seats is None else _reach_of(rollout.seats, text)

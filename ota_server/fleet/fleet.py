@@ -1,0 +1,405 @@
+"""The memory of the fleet: every device that is known, what it was offered, and what came of that.
+
+It lives in one thread and waits for nothing: what changes is collected for the ledger (`outbox`). Times are arguments,
+in seconds since 1970.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from itertools import count
+
+from ota_server.firmware.catalog import Catalog, Image
+from ota_server.firmware.naming import Kind
+from ota_server.firmware.versions import Numbers, numbers_of
+from ota_server.fleet.checkin import CheckIn, Mode
+from ota_server.fleet.course import Course
+from ota_server.fleet.decide import Decision, decide
+from ota_server.fleet.decision import NO_TRAFFIC, Traffic, find_running, place_by
+from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place
+from ota_server.fleet.journal import Actor, Event, Memory, Order
+from ota_server.fleet.listening import Listening
+from ota_server.fleet.newcomers import PROBATION, Newcomers
+from ota_server.fleet.outbox import Outbox
+from ota_server.fleet.outcomes import BRAKE, MAX_DOWNLOADS, judge, patience, told_by
+from ota_server.fleet.policy import Policy
+from ota_server.fleet.rhythm import add_interval
+from ota_server.fleet.rollout import NO_ROLLOUTS
+from ota_server.fleet.rules import Rules
+
+MAX_DEVICES = 2_000_000
+"""How many devices are remembered at most, at some 500 bytes each."""
+
+MAX_WAITING = 10_000
+"""How many devices that were told to come later are remembered for their turn."""
+
+WAIT = 86400.0
+"""How long they are, in seconds."""
+
+MAX_TEXT = 128
+"""How many characters of a reported version are kept."""
+
+
+class Fleet:
+    """The memory of the fleet. `urgent` is called when something waits in the outbox that should be written at once."""
+
+    def __init__(self, memory: Memory, policy: Policy, now: float, urgent: Callable[[], None] = lambda: None) -> None:
+        self.devices = memory.devices
+        self.policy = policy
+        self.outbox = Outbox(memory.next_batch, [each for each in memory.devices.values() if each.stale], now)
+        self.course = Course(memory.places, self.outbox, policy, urgent)
+        self.turned_away = 0
+        """How many check-ins came from devices that there was no room to remember."""
+        self._catalog: Catalog | None = None
+        self._next_key = memory.next_key
+        self._newcomers = Newcomers()
+        self._listening = Listening(now)
+        # When to look whether a device has been silent for too long.
+        self._deadlines: list[tuple[float, int, Device, Attempt]] = []
+        self._order = count()
+        self._active = 0
+        self._active_of: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, float] = OrderedDict()
+        for device in memory.devices.values():
+            if device.last_seen - device.first_seen < PROBATION:
+                self._newcomers.add(device)
+            for attempt in device.attempts:
+                self._watch(device, attempt, now)
+                rollout = self.course.find((attempt.channel, attempt.project), attempt.version)
+                if rollout is not None and attempt.outcome in FAILURES:
+                    rollout.failing.add(device)
+
+    def answer(self, check_in: CheckIn, catalog: Catalog, address: str, now: float) -> Decision:
+        """Remember a check-in from a network address, see what it shows, and decide what to answer."""
+        rules = self.policy.rules_for(check_in.project, check_in.device)
+        placed = place_by(check_in, rules)
+        self._listening.heard(now)
+        device = None
+        if check_in.device is not None and catalog.project(placed.channel, placed.project) is not None:
+            device = self._meet(placed, catalog, rules, address, now)
+        rollouts = self.course.places.get((placed.channel, placed.project), NO_ROLLOUTS)
+        traffic = NO_TRAFFIC
+        if rules.max_downloads is not None or self.policy.max_downloads is not None:
+            traffic = self._traffic(placed, now)
+        decision = decide(placed, catalog, rules, device, rollouts, now, traffic)
+        if device is not None and decision.reason == "busy":
+            self._let_wait(device.id, now)
+        return decision
+
+    def take_catalog(self, catalog: Catalog, now: float) -> None:
+        """See what there is to roll out in a new catalog."""
+        self._catalog = catalog
+        self.course.take_catalog(catalog, now)
+
+    def barred(self, place: Place) -> frozenset[Numbers]:
+        """Return the versions of a project in a channel that nobody gets."""
+        rollouts = self.course.places.get(place)
+        return frozenset() if rollouts is None else rollouts.barred
+
+    def _meet(self, check_in: CheckIn, catalog: Catalog, rules: Rules, address: str, now: float) -> Device | None:
+        """Find the device, or make it, and learn what the check-in says of it."""
+        assert check_in.device is not None
+        device = self.devices.get(check_in.device)
+        running = find_running(check_in, catalog)
+        if device is None:
+            device = self._welcome(check_in, address, now)
+            if device is not None:
+                self._learn(device, check_in, running, address)
+            return device
+        interval = now - device.last_seen
+        if interval > 0:
+            device.rhythm = add_interval(device.rhythm, interval)
+            device.last_seen = now
+            if device in self._newcomers and now - device.first_seen >= PROBATION:
+                self._newcomers.remove(device)
+        if self._learn(device, check_in, running, address):
+            self.outbox.changed(device)
+        else:
+            self.outbox.saw(device, now)
+        if device.attempts:
+            self._see(device, check_in, running, rules, now)
+        return device
+
+    def _welcome(self, check_in: CheckIn, address: str, now: float) -> Device | None:
+        """Make a device that was not known; None where there is no room."""
+        if len(self.devices) >= MAX_DEVICES and not len(self._newcomers):
+            self.turned_away += 1
+            return None
+        assert check_in.device is not None
+        place = (check_in.channel, check_in.project)
+        device = Device(self._next_key, check_in.device, check_in.dialect, *place, now, now, address)
+        self._next_key += 1
+        self.devices[device.id] = device
+        self.course.rollouts(place).fleet += 1
+        self.outbox.changed(device)
+        oldest = self._newcomers.add(device)
+        if oldest is not None:
+            self.turned_away += 1
+            self.forget(oldest)
+        return device
+
+    def forget(self, device: Device) -> None:
+        """Remember a device no more."""
+        del self.devices[device.id]
+        self._newcomers.remove(device)
+        self.course.rollouts((device.channel, device.project)).fleet -= 1
+        for attempt in device.attempts:
+            attempt.settled = True
+            rollout = self.course.find((attempt.channel, attempt.project), attempt.version)
+            if rollout is not None:
+                rollout.failing.discard(device)
+        self.outbox.forgot(device)
+        device.attempts = ()
+
+    def _learn(self, device: Device, check_in: CheckIn, running: tuple[Image, ...], address: str) -> bool:
+        """Take over what a check-in says; return whether anything is new."""
+        new = False
+        if device.address != address:
+            device.address = address
+            new = True
+        if check_in.mode is not Mode.SKETCH and check_in.mode is not Mode.VERSION:
+            return new
+        if device.project != check_in.project or device.channel != check_in.channel:
+            self.course.rollouts((device.channel, device.project)).fleet -= 1
+            device.channel, device.project = check_in.channel, check_in.project
+            self.course.rollouts((device.channel, device.project)).fleet += 1
+            new = True
+        version = check_in.version
+        if device.version != version and (version is None or device.version != version[:MAX_TEXT]):
+            # A fleet runs few versions, which are one object each.
+            device.version = None if version is None else sys.intern(version[:MAX_TEXT])
+            new = True
+        image = running[0].facts.core.sha256 if running else None
+        if device.image != image:
+            device.image = image
+            new = True
+        if device.chip != check_in.chip or device.dialect != check_in.dialect:
+            device.chip, device.dialect = check_in.chip, check_in.dialect
+            new = True
+        return new
+
+    def _see(self, device: Device, check_in: CheckIn, running: tuple[Image, ...], rules: Rules, now: float) -> None:
+        """See what a check-in shows of the attempts that it can tell of."""
+        kind = Kind.FILESYSTEM if check_in.mode is Mode.FILESYSTEM else Kind.APP
+        for attempt in device.attempts:
+            if attempt.kind is kind and (attempt.channel, attempt.project) == (check_in.channel, check_in.project):
+                shown = judge(attempt, check_in, running)
+                before = (attempt.outcome, attempt.fetched, attempt.braked_until)
+                self._conclude(device, attempt, shown, rules, now)
+                if attempt.settled or before != (attempt.outcome, attempt.fetched, attempt.braked_until):
+                    self.outbox.attempted(device, attempt)
+
+    def _conclude(self, device: Device, attempt: Attempt, shown: Outcome | None, rules: Rules, now: float) -> None:
+        """Draw the conclusion from what a check-in showed of an attempt."""
+        was = attempt.outcome
+        if shown is Outcome.CONFIRMED:
+            attempt.fetched = False
+            if was is not Outcome.CONFIRMED:
+                self.course.change(device, attempt, Outcome.CONFIRMED, now)
+                self._watch(device, attempt, now)
+            elif now - attempt.outcome_at >= rules.soak:
+                self._settle(device, attempt)
+                device.settled = attempt.version
+                self.outbox.changed(device)
+            return
+        if shown is Outcome.DRIFTED:
+            if was is Outcome.OFFERED:
+                self.course.change(device, attempt, Outcome.SUPERSEDED, now)
+            elif was in (Outcome.DOWNLOADED, Outcome.SILENT):
+                self.course.change(device, attempt, Outcome.DRIFTED, now)
+            self._settle(device, attempt)
+            return
+        if not attempt.fetched and (shown is None or was not in (Outcome.CONFIRMED, Outcome.SILENT)):
+            return
+        attempt.fetched = False
+        if shown is Outcome.BOUNCED and was is not Outcome.BOUNCED:
+            self.course.change(device, attempt, Outcome.BOUNCED, now)
+        elif was is Outcome.SILENT:
+            # It is back, and doesn't tell on what.
+            self.course.change(device, attempt, Outcome.DOWNLOADED, now)
+            self._watch(device, attempt, now)
+        if attempt.downloads >= MAX_DOWNLOADS:
+            attempt.braked_until = now + BRAKE
+            text = f"took {attempt.project} {_spell(attempt.version)} {attempt.downloads} times and still runs another"
+            place = (attempt.channel, attempt.project, attempt.version)
+            self.outbox.told(Event(now, Actor.SERVER, "braked", text, *place, device.id))
+
+    def _settle(self, device: Device, attempt: Attempt) -> None:
+        """Keep an attempt in the ledger only."""
+        attempt.settled = True
+        device.attempts = tuple(each for each in device.attempts if each is not attempt)
+        self.outbox.attempted(device, attempt)
+
+    def begun(self, device_id: str | None, check_in: CheckIn, image: Image, catalog: Catalog, now: float) -> None:
+        """Note that bytes of an image are about to be sent to a device, or to one that tells no id; see `ended`."""
+        self._active += 1
+        self._active_of[image.project] += 1
+        device = self.devices.get(device_id) if device_id is not None else None
+        if device is None:
+            return
+        self._waiting.pop(device.id, None)
+        version, content = numbers_of(image.version), image.facts.core.sha256
+        for attempt in device.attempts:
+            if (attempt.channel, attempt.project, attempt.kind) != (image.channel, image.project, image.name.kind):
+                continue
+            if attempt.image == content and attempt.version == version:
+                attempt.offered_at = now
+                return
+            if attempt.outcome in (Outcome.OFFERED, Outcome.DOWNLOADED):
+                self.course.change(device, attempt, Outcome.SUPERSEDED, now)
+            self._settle(device, attempt)
+        attempt = Attempt(
+            image.channel,
+            image.project,
+            image.name.kind,
+            version,
+            content,
+            told_by(check_in, find_running(check_in, catalog) if image.name.kind is Kind.APP else ()),
+            now,
+        )
+        rollout = self.course.begin((image.channel, image.project), version, now)
+        if device.settled == version and rollout.outcomes.get(Outcome.CONFIRMED):
+            # It had taken it for good, and counted; now it begins anew.
+            rollout.outcomes[Outcome.CONFIRMED] -= 1
+            rollout.admitted -= 1
+            device.settled = None
+        self.course.change(device, attempt, Outcome.OFFERED, now)
+        self._watch(device, attempt, now)
+        self.outbox.attempted(device, attempt)
+
+    def downloaded(self, device_id: str | None, image: Image, now: float) -> None:
+        """Note that the last byte of an image has arrived at a device."""
+        device = self.devices.get(device_id) if device_id is not None else None
+        if device is None:
+            return
+        for attempt in device.attempts:
+            if attempt.image != image.facts.core.sha256 or attempt.kind is not image.name.kind or attempt.fetched:
+                continue
+            attempt.fetched = True
+            attempt.downloads += 1
+            attempt.downloaded_at = now
+            if attempt.outcome is Outcome.OFFERED:
+                self.course.change(device, attempt, Outcome.DOWNLOADED, now)
+            self._watch(device, attempt, now)
+            self.outbox.attempted(device, attempt)
+
+    def ended(self, image: Image) -> None:
+        """Note that an answer which `begun` told of is over, however that came."""
+        self._active -= 1
+        self._active_of[image.project] -= 1
+        if not self._active_of[image.project]:
+            del self._active_of[image.project]
+
+    def _watch(self, device: Device, attempt: Attempt, now: float) -> None:
+        """Look later whether the device has been silent for too long."""
+        if attempt.outcome not in FAILURES:
+            rules = self.policy.rules_for(attempt.project, device.id)
+            heapq.heappush(self._deadlines, (now + patience(device, rules), next(self._order), device, attempt))
+
+    def tick(self, now: float) -> None:
+        """Do what is due: to be called about once a second."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            if self._listening.is_deaf(now):
+                break
+            _, _, device, attempt = heapq.heappop(self._deadlines)
+            if not attempt.settled and attempt.outcome not in FAILURES:
+                self._miss(device, attempt, now)
+        while self._waiting and next(iter(self._waiting.values())) <= now - WAIT:
+            self._waiting.popitem(last=False)
+        self.course.tick(now)
+
+    def _miss(self, device: Device, attempt: Attempt, now: float) -> None:
+        """Look whether a device has been silent for too long, or never took what it was offered."""
+        rules = self.policy.rules_for(attempt.project, device.id)
+        last = max(device.last_seen, attempt.downloaded_at or 0.0, self._listening.since)
+        due = last + patience(device, rules)
+        if due > now:
+            heapq.heappush(self._deadlines, (due, next(self._order), device, attempt))
+            return
+        if attempt.outcome is Outcome.OFFERED:
+            # Its place in the stage is another's now.
+            self.course.change(device, attempt, None, now)
+            attempt.settled = True
+        elif attempt.outcome is Outcome.CONFIRMED and not rules.stages:
+            # It took the release, and was switched off since: without stages nobody waits for whether that lasts.
+            self._settle(device, attempt)
+            device.settled = attempt.version
+            self.outbox.changed(device)
+            return
+        else:
+            self.course.change(device, attempt, Outcome.SILENT, now)
+        self.outbox.attempted(device, attempt)
+
+    def _traffic(self, check_in: CheckIn, now: float) -> Traffic:
+        return Traffic(
+            self._active,
+            self._active_of[check_in.project],
+            self.policy.max_downloads,
+            len(self._waiting),
+            check_in.device is not None and check_in.device in self._waiting,
+        )
+
+    def _let_wait(self, device: str, now: float) -> None:
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.setdefault(device, now)
+
+    def take_policy(self, policy: Policy, now: float) -> None:
+        """Go by another policy from now on."""
+        self.policy = policy
+        self.course.take_policy(policy, now)
+        if self._catalog is not None:
+            self.course.take_catalog(self._catalog, now)
+        self.outbox.told(Event(now, Actor.SERVER, "policy", "another policy is in force"))
+
+    def follow(self, order: Order, now: float) -> None:
+        """Do what an operator left for the server to do; what it can't do becomes an event that says why."""
+        problem = self._follow_rollout(order, now) if order.version is not None else self._follow_device(order, now)
+        if problem:
+            place = (order.channel, order.project, order.version, order.device)
+            self.outbox.told(Event(now, order.actor, "refused", f"{order.kind}: {problem}", *place))
+        self.outbox.followed(order.id)
+
+    def _follow_rollout(self, order: Order, now: float) -> str:
+        assert order.version is not None
+        place = (order.channel or "stable", order.project or "")
+        rollout = self.course.find(place, order.version)
+        if rollout is None:
+            if order.kind != "halt":
+                return "this release was never offered to any device"
+            # A release that nobody got yet may be stopped before it begins.
+            rollout = self.course.begin(place, order.version, now)
+        match order.kind:
+            case "halt":
+                self.course.halt(rollout, order.actor, now)
+            case "resume":
+                self.course.resume(rollout, order.actor, now)
+            case "restart":
+                self.course.resume(rollout, order.actor, now, stage=0)
+            case "complete":
+                self.course.complete(rollout, order.actor, now)
+            case _:
+                return "unknown order"
+        return ""
+
+    def _follow_device(self, order: Order, now: float) -> str:
+        device = self.devices.get(order.device or "")
+        if device is None:
+            return "this device is not known"
+        match order.kind:
+            case "clear-brake":
+                for attempt in device.attempts:
+                    attempt.braked_until, attempt.downloads = 0.0, 0
+                    self.outbox.attempted(device, attempt)
+            case "forget":
+                self.forget(device)
+            case _:
+                return "unknown order"
+        self.outbox.told(Event(now, order.actor, order.kind, "", device.channel, device.project, None, device.id))
+        return ""
+
+
+def _spell(version: Numbers) -> str:
+    return ".".join(map(str, version))

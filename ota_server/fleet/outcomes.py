@@ -1,0 +1,60 @@
+"""What became of an attempt, inferred from how the device comes back: pure functions."""
+
+from __future__ import annotations
+
+from ota_server.firmware.catalog import Image
+from ota_server.firmware.naming import Kind
+from ota_server.firmware.versions import VersionError, numbers_of, read_reported_version
+from ota_server.fleet.checkin import CheckIn
+from ota_server.fleet.decision import highest_version
+from ota_server.fleet.device import Attempt, Device, Outcome
+from ota_server.fleet.rhythm import median_of
+from ota_server.fleet.rules import Rules
+
+MAX_DOWNLOADS = 3
+"""After so many whole downloads in vain the loop brake holds."""
+
+BRAKE = 86400.0
+"""How long the loop brake holds, in seconds."""
+
+MIN_PATIENCE = 600.0
+"""No device is taken for silent earlier, in seconds."""
+
+UNKNOWN_RHYTHM = 8 * 3600.0
+"""What is taken for the rhythm of a device that was seen once, in seconds."""
+
+
+def told_by(check_in: CheckIn, running: tuple[Image, ...]) -> str | None:
+    """Return what a check-in tells of what runs, to compare with later: the version as reported, or else the hash."""
+    if check_in.version is not None:
+        return check_in.version[:128]
+    return running[0].facts.core.sha256 if running else None
+
+
+def judge(attempt: Attempt, check_in: CheckIn, running: tuple[Image, ...]) -> Outcome | None:
+    """Say what a check-in shows of an attempt: confirmed, bounced (it runs what it ran before) or drifted (a third).
+
+    None where the check-in tells nothing of what runs.
+    """
+    told = told_by(check_in, running if attempt.kind is Kind.APP else ())
+    if told is None:
+        return None
+    if attempt.kind is Kind.APP and running:
+        # A hash that names an image overrules what the device says of its version.
+        if any(image.facts.core.sha256 == attempt.image for image in running):
+            return Outcome.CONFIRMED
+        if numbers_of(highest_version(running, attempt.project)) == attempt.version:
+            return Outcome.CONFIRMED
+    elif check_in.version is not None:
+        try:
+            version = read_reported_version(check_in.version).version
+        except VersionError:
+            return None
+        if version.prerelease is None and numbers_of(version) == attempt.version:
+            return Outcome.CONFIRMED
+    return Outcome.BOUNCED if told == attempt.before else Outcome.DRIFTED
+
+
+def patience(device: Device, rules: Rules) -> float:
+    """Return after how many seconds a device that doesn't come back counts as silent."""
+    return max(MIN_PATIENCE, rules.silent_after * (median_of(device.rhythm) or UNKNOWN_RHYTHM))
