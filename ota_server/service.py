@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -18,11 +19,16 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.threadpool import ThreadPool
 
+from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
-from ota_server.firmware.folder import Folder
+from ota_server.firmware.folder import POLICY_FILE, Folder
 from ota_server.firmware.packing import Packer
 from ota_server.firmware.signatures import VerifyKey
 from ota_server.firmware.watch import FolderWatcher, Hints
+from ota_server.fleet.ledger import Ledger, sqlite_url
+from ota_server.fleet.policy import Policy
+from ota_server.keeper import FleetKeeper, Forgetful
+from ota_server.policy_watch import PolicyWatcher, load_policy
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite
 from ota_server.web.tree import DeviceRoot
@@ -32,6 +38,29 @@ log = Logger()
 
 class StartError(Exception):
     """The server can't start; its message says why and what to do, on one line."""
+
+
+NO_DATABASE = "none"
+"""What is given as the URL of the ledger where nothing is to be remembered."""
+
+
+@attrs.frozen
+class PolicySource:
+    """The policy file, and what it said when it was first read. A `required` one has been named by the operator."""
+
+    path: Path
+    required: bool
+    current: Policy
+
+    @classmethod
+    def at(cls, path: Path, *, required: bool) -> PolicySource:
+        """Read a policy file. Raises PolicyError."""
+        return cls(path, required, load_policy(path, required))
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> PolicySource:
+        """Read the policy in a firmware folder, if there is one. Raises PolicyError."""
+        return cls.at(folder / POLICY_FILE, required=False)
 
 
 class ThreadPoolService(MultiService):
@@ -74,6 +103,23 @@ class DeliveryService(Service):
         """Close the files that nobody reads."""
         super().stopService()
         self.deliveries.close()
+
+
+class FleetShelf:
+    """Holds the catalog back until the fleet's memory has been read, without which nobody knows what is halted."""
+
+    def __init__(self, watcher: FolderWatcher, keeper: FleetKeeper) -> None:
+        self._watcher = watcher
+        self._keeper = keeper
+
+    @property
+    def catalog(self) -> Catalog | None:
+        """The newest catalog."""
+        return self._watcher.catalog if self._keeper.fleet is not None else None
+
+    def when_ready(self) -> Deferred[None]:
+        """Return a Deferred that fires once there is one."""
+        return self._watcher.when_ready().addCallback(lambda _: self._keeper.when_ready())
 
 
 class DoorService(StreamServerEndpointService):
@@ -148,6 +194,8 @@ def make_ota_service(
     state: Path,
     doors: Sequence[tuple[str, IStreamServerEndpoint]],
     *,
+    policy: PolicySource | None = None,
+    database: str | None = None,
     foreground: bool = True,
     log_decisions: bool = False,
     keys: Sequence[VerifyKey] = (),
@@ -156,28 +204,43 @@ def make_ota_service(
 ) -> OtaService:
     """Build the server of a firmware folder.
 
-    `doors` are the endpoints at which devices are served, each with its description for people. With `keys`
-    only images are offered that one of them signed; with `pack` sketches for the ESP8266 are compressed. For the
-    others see OtaService.
+    `doors` are the endpoints at which devices are served, each with its description for people. `policy` is read from
+    `folder` if it isn't given. `database` is the URL of the ledger: None for a file in `state`, NO_DATABASE for none.
+    With `keys` only images are offered that one of them signed; with `pack` sketches for the ESP8266 are compressed.
+    For the others see OtaService.
     """
     from twisted.internet import reactor as global_reactor
 
     reactor: Any = global_reactor
     readers = ThreadPoolService("folder", 1)
     openers = ThreadPoolService("images", 4)
+    writers = ThreadPoolService("ledger", 1)
+    policy = policy or PolicySource.in_folder(folder)
+    keeper: FleetKeeper | Forgetful
+    if database == NO_DATABASE:
+        keeper = Forgetful(policy.current, time.time)
+    else:
+        ledger = Ledger(database or sqlite_url(state / "ledger.sqlite"))
+        keeper = FleetKeeper(ledger, policy.current, reactor, writers.pool, time.time)
+        keeper.setServiceParent(writers)
     watcher = FolderWatcher(
         Folder(folder, DigestStore(state / "digests.sqlite"), keys, Packer(state / "gzip") if pack else None),
         reactor,
         readers.pool,
         time.time,
+        keeper.take_catalog,
         hints=(lambda hint: Hints(hint, reactor)) if sys.platform == "linux" else None,
     )
     deliveries = DeliveryService(Deliveries(reactor, openers.pool))
-    site = DeviceSite(DeviceRoot(watcher, deliveries.deliveries, reactor), reactor)
+    shelf = watcher if isinstance(keeper, Forgetful) else FleetShelf(watcher, keeper)
+    site = DeviceSite(DeviceRoot(shelf, deliveries.deliveries, reactor, keeper), reactor)
     site.log_decisions = log_decisions
     whole = OtaService(foreground=foreground, make_observer=make_observer)
     watcher.setServiceParent(readers)
     deliveries.setServiceParent(openers)
-    for part in (readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
+    PolicyWatcher(
+        policy.path, policy.required, reactor, readers.pool, keeper.take_policy, policy.current
+    ).setServiceParent(readers)
+    for part in (writers, readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
         part.setServiceParent(whole)
     return whole

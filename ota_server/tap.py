@@ -16,8 +16,10 @@ from twisted.python import usage
 
 from ota_server import __version__
 from ota_server.firmware.signatures import VerifyKey, VerifyKeyError, load_verify_key
+from ota_server.fleet.ledger import Ledger, LedgerError
+from ota_server.fleet.policy import PolicyError
 from ota_server.logs import LEVELS, make_observer
-from ota_server.service import OtaService, make_ota_service
+from ota_server.service import NO_DATABASE, OtaService, PolicySource, make_ota_service
 from ota_server.tls import CertificateError, load_certificate
 
 DEFAULT_PORT = "8000"
@@ -44,6 +46,8 @@ class Options(usage.Options):
         ["cert", None, None, "PEM file with private key and certificate chain: ports given as numbers speak HTTPS."],
         ["log", None, "error", f"Log level: {', '.join(LEVELS)}.", _level],
         ["state", None, None, "Folder for what the server itself keeps (default: DIR/.ota)."],
+        ["policy", None, None, "File with the policy: stages, pins, windows (default: DIR/ota.toml, if it is there)."],
+        ["database", None, None, "Ledger of the fleet: an SQLAlchemy URL, or none (default: a file in STATE)."],
     ]
 
     optFlags = [
@@ -59,6 +63,7 @@ class Options(usage.Options):
         self["port"] = []
         self["verify-key"] = []
         self["keys"] = ()
+        self["source"] = None
         self["doors"] = []
 
     def opt_port(self, value: str) -> None:
@@ -114,6 +119,9 @@ class Options(usage.Options):
                     f"{self['state']} can't be given to user {user}: {problem.strerror}"
                 ) from problem
         self["keys"] = tuple(key for file in self["verify-key"] for key in load_keys(file))
+        self["source"] = load_source(self["policy"], self["dir"])
+        if self["database"] not in (None, NO_DATABASE):
+            check_database(self["database"])
         certificate = self._certificate()
         self["doors"] = [_door(value, certificate) for value in self["port"] or [DEFAULT_PORT]]
         if certificate is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
@@ -135,6 +143,24 @@ def load_keys(file: str) -> tuple[VerifyKey, ...]:
         return load_verify_key(Path(file).expanduser())
     except VerifyKeyError as problem:
         raise usage.UsageError(f"--verify-key: {problem}") from problem
+
+
+def load_source(file: str | None, folder: Path) -> PolicySource:
+    """Read the policy of --policy, or else of the folder. Raises UsageError."""
+    try:
+        if file is None:
+            return PolicySource.in_folder(folder)
+        return PolicySource.at(Path(file).expanduser().absolute(), required=True)
+    except PolicyError as problem:
+        raise usage.UsageError(str(problem)) from problem
+
+
+def check_database(url: str) -> None:
+    """See whether a URL names a ledger, without opening it. Raises UsageError."""
+    try:
+        Ledger(url)
+    except LedgerError as problem:
+        raise usage.UsageError(f"--database: {problem}, or none") from problem
 
 
 def _is_number(value: str) -> bool:
@@ -207,6 +233,8 @@ def makeService(options: Options) -> OtaService:
         options["dir"],
         options["state"],
         options["doors"],
+        policy=options["source"],
+        database=options["database"],
         foreground=parent is None or parent.get("nodaemon", True),
         keys=options["keys"],
         pack=bool(options["gzip-esp8266"]),

@@ -13,6 +13,7 @@ from twisted.trial.unittest import TestCase
 
 from ota_server.firmware import folder
 from ota_server.firmware.watch import FolderWatcher
+from ota_server.keeper import FleetKeeper
 from ota_server.service import OtaService, ThreadPoolService, make_ota_service
 
 LONG_AGO = 1_700_000_000
@@ -53,7 +54,7 @@ class ServedFolder:
         for part in self.service:
             if isinstance(part, ThreadPoolService):
                 for inner in part:
-                    if isinstance(inner, FolderWatcher):
+                    if isinstance(inner, FolderWatcher | FleetKeeper):
                         await inner.when_ready()
         door = next(part for part in self.service if isinstance(part, StreamServerEndpointService))
         waiting: Any = door._waitingForPort

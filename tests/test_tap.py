@@ -11,13 +11,15 @@ from pathlib import Path
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.fleet.policy import DEFAULT_POLICY
+from ota_server.service import PolicySource
 from ota_server.tap import Options, makeService
 from tests.certificates import make_pem
 from tests.images import private_key, public_key
 
 
-class OptionsTests(SynchronousTestCase):
-    """What `twistd ota` makes of its options."""
+class OptionsCase(SynchronousTestCase):
+    """A folder, and options that name it."""
 
     def setUp(self) -> None:
         """Make a firmware folder."""
@@ -34,10 +36,15 @@ class OptionsTests(SynchronousTestCase):
         """Return the message with which options are refused."""
         return str(self.assertRaises(usage.UsageError, self.parse, *arguments))
 
+
+class OptionsTests(OptionsCase):
+    """What `twistd ota` makes of its options."""
+
     def test_defaults(self) -> None:
         """With a folder alone: port 8000, log level error, state in the folder, no certificate."""
         options = dict(self.parse())
         doors = [text for text, _ in options.pop("doors")]
+        self.assertEqual(options.pop("source"), PolicySource(self.folder / "ota.toml", False, DEFAULT_POLICY))
         self.assertEqual(
             (doors, options),
             (
@@ -45,6 +52,8 @@ class OptionsTests(SynchronousTestCase):
                 {
                     "dir": self.folder,
                     "state": self.folder / ".ota",
+                    "policy": None,
+                    "database": None,
                     "cert": None,
                     "log": "error",
                     "port": [],
@@ -207,6 +216,35 @@ class OptionsTests(SynchronousTestCase):
         self.assertRegex(errors.getvalue(), r"\Aota: --dir /nowhere: [^\n]* \(see: twistd ota --help\)\n\Z")
 
 
+class PolicyOptionTests(OptionsCase):
+    """--policy and --database."""
+
+    def test_policy(self) -> None:
+        """The policy is that of the folder, or of the file named."""
+        (self.folder / "ota.toml").write_text("hold = true\n")
+        self.assertTrue(self.parse()["source"].current.rules_for("lamp", None).hold)
+        other = self.folder / "other.toml"
+        other.write_text("rollback = true\n")
+        rules = self.parse("--policy", str(other))["source"].current.rules_for("lamp", None)
+        self.assertEqual((rules.hold, rules.rollback), (False, True))
+
+    def test_wrong_policy(self) -> None:
+        """A policy with an error, or one that isn't there though it was named, refuses to start."""
+        (self.folder / "ota.toml").write_text('stages = ["1"]\nsoaking = "30m"\n')
+        refusal = self.refusal()
+        self.assertIn(f"{self.folder}/ota.toml", refusal)
+        self.assertIn("line 2", refusal)
+        self.assertIn("soak", refusal)
+        self.assertIn("nowhere.toml", self.refusal("--policy", "nowhere.toml"))
+
+    def test_database(self) -> None:
+        """A URL of another database than SQLite and PostgreSQL is refused, and a password isn't shown."""
+        self.assertEqual(self.parse("--database", "none")["database"], "none")
+        self.assertEqual(self.parse("--database", "sqlite:////tmp/x")["database"], "sqlite:////tmp/x")
+        self.assertIn("--database", self.refusal("--database", "somewhere"))
+        self.assertNotIn("secret", self.refusal("--database", "mysql://me:secret@host/x"))
+
+
 class ServiceTests(SynchronousTestCase):
     """What makeService makes."""
 
@@ -219,10 +257,10 @@ class ServiceTests(SynchronousTestCase):
         return [type(part).__name__ for part in makeService(options)]
 
     def test_parts(self) -> None:
-        """The parts are two thread pools with what uses them, and a door for each port."""
+        """The parts are three thread pools with what uses them, and a door for each port."""
         self.assertEqual(
             self.make("--port", "8001", "--port", "8002"),
-            ["ThreadPoolService", "ThreadPoolService", "DoorService", "DoorService"],
+            ["ThreadPoolService"] * 3 + ["DoorService"] * 2,
         )
 
     def test_nothing_listens_yet(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
@@ -12,8 +12,10 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ota_server.firmware.catalog import Catalog, Image
+from ota_server.firmware.versions import Numbers
 from ota_server.fleet.checkin import CheckIn, Headers, read_check_in
-from ota_server.fleet.decide import Announce, Decision, Refuse, Send, UpToDate, Withhold, decide
+from ota_server.fleet.decide import Announce, Decision, Refuse, Send, UpToDate, Withhold
+from ota_server.fleet.device import Place
 from ota_server.web.delivery import Deliveries, DownloadWatcher
 from ota_server.web.ranges import NotModified, Part, Unsatisfiable, Whole, evaluate, parse_range
 from ota_server.web.site import MAX_HEAD, DeviceRequest, join_fields
@@ -151,39 +153,59 @@ def _first(request: DeviceRequest, name: bytes) -> bytes | None:
     return values[0] if values else None
 
 
+class Decider(Protocol):
+    """Decides what devices are answered, and follows what comes of it."""
+
+    @property
+    def changes(self) -> int:
+        """A number that is another one whenever `barred` would return something else."""
+
+    def answer(self, check_in: CheckIn, catalog: Catalog, address: str) -> Decision:
+        """Decide what to answer to a check-in that came from a network address, and remember it."""
+
+    def barred(self, place: Place) -> frozenset[Numbers]:
+        """Return the versions of a project in a channel that nobody gets."""
+
+    def watch(self, check_in: CheckIn, catalog: Catalog, address: str) -> DownloadWatcher | None:
+        """Return what is to be told how a download of the device that checked in goes."""
+
+
 class FirmwareResource(Resource):
     """The smart address of a project, `/{project}`: picks the best image for the device that asks, and sends it."""
 
     isLeaf = True
 
-    def __init__(self, catalog: Catalog, channel: str, project: str, deliveries: Deliveries) -> None:
+    def __init__(self, catalog: Catalog, channel: str, project: str, deliveries: Deliveries, decider: Decider) -> None:
         super().__init__()
+        self._decider = decider
         self._catalog = catalog
         self._channel = channel
         self._project = project
         self._deliveries = deliveries
 
-    def answer_check(self, headers: Headers, query: bytes, get_peer: Callable[[], IAddress] | None) -> bytes | None:
+    def answer_check(self, headers: Headers, query: bytes, peer: IAddress, log_decisions: bool) -> bytes | None:
         """Return the header fields of a 304, in wire form, where that is the answer; otherwise None.
 
-        `query` is what stands behind the question mark of the address. `get_peer` is given where decisions are to be
-        logged.
+        `query` is what stands behind the question mark of the address.
         """
         check_in = read_check_in(self._channel, self._project, headers, query)
-        decision = decide(check_in, self._catalog)
+        # Where the answer is another one, `render` asks once more: a check-in that comes twice at a time counts once.
+        decision = self._decider.answer(check_in, self._catalog, getattr(peer, "host", ""))
         if not isinstance(decision, UpToDate | Withhold):
             return None
-        if get_peer is not None:
-            self._log(get_peer(), check_in, decision)
+        if log_decisions:
+            self._log(peer, check_in, decision)
         return reason_field(decision.reason)
 
     def render(self, request: DeviceRequest) -> int:
         """Decide, and answer as decided."""
         headers = dict(request.requestHeaders.getAllRawHeaders())
         check_in = read_check_in(self._channel, self._project, headers, request.query)
-        decision = decide(check_in, self._catalog)
+        peer = request.getClientAddress()
+        address = getattr(peer, "host", "")
+        decision = self._decider.answer(check_in, self._catalog, address)
         if request.site.log_decisions:
-            self._log(request.getClientAddress(), check_in, decision)
+            self._log(peer, check_in, decision)
         extra = reason_field(decision.reason)
         match decision:
             case Send():
@@ -194,6 +216,7 @@ class FirmwareResource(Resource):
                     _FOR_ONE + extra,
                     _FOR_ONE + reason_field("up-to-date"),
                     lambda: request.respond(http.NOT_MODIFIED, reason_field("image-changed")),
+                    self._decider.watch(check_in, self._catalog, address),
                 )
             case Announce():
                 version = str(decision.image.version).encode("ascii")

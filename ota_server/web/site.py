@@ -191,9 +191,7 @@ class DeviceSite(server.Site):
             resource = self.resource.find_firmware(request.path)
             if resource is None:
                 return None
-            fields = resource.answer_check(
-                request.headers, request.query, channel.getPeer if self.log_decisions else None
-            )
+            fields = resource.answer_check(request.headers, request.query, channel.getPeer(), self.log_decisions)
         except Exception:  # noqa: BLE001 - it fails once more on the long way, where the client is told
             return None
         if fields is None:

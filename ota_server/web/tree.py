@@ -16,9 +16,10 @@ from twisted.web.server import NOT_DONE_YET
 
 from ota_server.firmware.catalog import STABLE, Catalog, Channel, Image, Release
 from ota_server.firmware.naming import CHIPS, FileName, Kind, NamingError, parse_file_name
+from ota_server.firmware.versions import numbers_of
 from ota_server.fleet.checkin import read_chip
 from ota_server.web.delivery import Deliveries
-from ota_server.web.firmware import FirmwareResource, ImageResource, TextResource, reason_field
+from ota_server.web.firmware import Decider, FirmwareResource, ImageResource, TextResource, reason_field
 
 if TYPE_CHECKING:
     from ota_server.web.site import DeviceRequest
@@ -47,14 +48,16 @@ UNKNOWN_PROJECT = TextResource("unknown project\n", http.NOT_FOUND, reason_field
 """What addresses lead to that lead to nothing."""
 
 UNKNOWN_CHIP = TextResource("no image for this chip\n", http.NOT_FOUND, reason_field("wrong-chip"))
+HALTED = TextResource("all releases are halted\n", http.NOT_FOUND, reason_field("halted"))
 CHIP_NEEDED = TextResource("name a chip: ?chip=CHIP\n", http.NOT_FOUND, reason_field("unknown-chip"))
 
 
 class ChannelResource(Resource):
     """The projects and files of one channel, as they are in one snapshot of the catalog."""
 
-    def __init__(self, catalog: Catalog, channel: Channel, deliveries: Deliveries) -> None:
+    def __init__(self, catalog: Catalog, channel: Channel, deliveries: Deliveries, decider: Decider) -> None:
         super().__init__()
+        self._decider = decider
         self._catalog = catalog
         self._channel = channel
         self._deliveries = deliveries
@@ -82,7 +85,7 @@ class ChannelResource(Resource):
         except UnicodeDecodeError:
             return None
         if name in self._channel.projects:
-            return FirmwareResource(self._catalog, self._channel.name, name, self._deliveries)
+            return FirmwareResource(self._catalog, self._channel.name, name, self._deliveries, self._decider)
         if chip is not None and chip not in CHIPS:
             return UNKNOWN_CHIP
         found = self._find(name, chip)
@@ -144,15 +147,17 @@ class ChannelResource(Resource):
                 chip, project = tag, self._channel.projects.get(stem)
         if project is None:
             return None
+        barred = self._decider.barred((self._channel.name, project.name))
         if compressed:
-            return next((i for r in project.releases if (i := _find_compressed(r, kind, chip)) is not None), None)
-        choice = project.choose(kind, chip)
+            allowed = (release for release in project.releases if numbers_of(release.version) not in barred)
+            return next((i for r in allowed if (i := _find_compressed(r, kind, chip)) is not None), None)
+        choice = project.choose_among(kind, chip, "", barred)
         if choice.reason == "unknown-chip":
             return choice.reason
-        return choice.image or choice.reason or "no-image"
+        return choice.image or choice.reason or ("halted" if barred else "no-image")
 
 
-_EXPLANATIONS = {"unknown-chip": CHIP_NEEDED, "wrong-chip": UNKNOWN_CHIP}
+_EXPLANATIONS = {"unknown-chip": CHIP_NEEDED, "wrong-chip": UNKNOWN_CHIP, "halted": HALTED}
 
 
 def _find_compressed(release: Release, kind: Kind, chip: str | None) -> Image | None:
@@ -231,8 +236,10 @@ class SupervisionResource(Resource):
 class DeviceRoot(Resource):
     """The root of the device door."""
 
-    def __init__(self, shelf: Shelf, deliveries: Deliveries, reactor: IReactorTime) -> None:
+    def __init__(self, shelf: Shelf, deliveries: Deliveries, reactor: IReactorTime, decider: Decider) -> None:
         super().__init__()
+        self._decider = decider
+        self._changes = 0
         self._shelf = shelf
         self._deliveries = deliveries
         self._waiting = WaitingResource(shelf, reactor)
@@ -264,10 +271,11 @@ class DeviceRoot(Resource):
     def _channel(self, name: str) -> ChannelResource | None:
         """Return the resource of a channel in the newest catalog, or None."""
         catalog = self._shelf.catalog
-        if catalog is not self._catalog:
+        if catalog is not self._catalog or self._changes != self._decider.changes:
             self._catalog = catalog
+            self._changes = self._decider.changes
             self._channels = {}
             if catalog is not None:
                 for channel in catalog.channels.values():
-                    self._channels[channel.name] = ChannelResource(catalog, channel, self._deliveries)
+                    self._channels[channel.name] = ChannelResource(catalog, channel, self._deliveries, self._decider)
         return self._channels.get(name)

@@ -27,6 +27,7 @@ from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import Folder
 from ota_server.firmware.watch import FolderWatcher
+from ota_server.keeper import Forgetful
 from ota_server.service import DeliveryService, DoorService, ThreadPoolService
 from ota_server.web.channel import DeviceChannel
 from ota_server.web.delivery import Deliveries
@@ -161,7 +162,7 @@ class Door:
         )
         files_reactor: Any = self.files
         self.deliveries = Deliveries(files_reactor, self.openers.pool)
-        root = DeviceRoot(self.watcher, self.deliveries, clock or reactor)
+        root = DeviceRoot(self.watcher, self.deliveries, clock or reactor, Forgetful())
         self.site = KnowingSite(root, clock or reactor)
         self.service = MultiService()
         for part in (readers, self.openers, DeliveryService(self.deliveries), self.watcher):

@@ -20,6 +20,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import Folder
+from ota_server.fleet.ledger import Ledger, sqlite_url
+from ota_server.fleet.policy import read_policy
+from ota_server.keeper import FleetKeeper, Forgetful
 from ota_server.web.arrival import Reading
 from ota_server.web.channel import DeviceChannel
 from ota_server.web.delivery import Deliveries
@@ -169,9 +172,14 @@ class MemoryConnection:
 
 
 class MemoryDoor:
-    """The device door of a folder; streaming goes on by one buffer with each turn."""
+    """The device door of a folder; streaming goes on by one buffer with each turn.
 
-    def __init__(self, test: SynchronousTestCase, files: Mapping[str, bytes], *, read: bool = True) -> None:
+    With a policy it has a memory, too: that of the text of `ota.toml`, with a real ledger in a file.
+    """
+
+    def __init__(
+        self, test: SynchronousTestCase, files: Mapping[str, bytes], *, read: bool = True, policy: str | None = None
+    ) -> None:
         self.folder = Path(test.mktemp()).absolute()
         self.folder.mkdir(parents=True)
         write_files(self.folder, files)
@@ -180,7 +188,15 @@ class MemoryDoor:
         self.shelf = Shelf()
         reactor: Any = self.clock
         self.deliveries = Deliveries(reactor, OwnThreadPool())
-        self.site = DeviceSite(DeviceRoot(self.shelf, self.deliveries, self.clock), self.clock)
+        self.keeper: FleetKeeper | None = None
+        if policy is not None:
+            ledger = Ledger(sqlite_url(self.folder / "ledger.sqlite"))
+            rules = read_policy(policy, "ota.toml")
+            self.keeper = FleetKeeper(ledger, rules, reactor, OwnThreadPool(), self.clock.seconds)
+            self.keeper.startService()
+            test.addCleanup(self.keeper.stopService)
+        decider = self.keeper or Forgetful()
+        self.site = DeviceSite(DeviceRoot(self.shelf, self.deliveries, self.clock, decider), self.clock)
         self._connections: list[MemoryConnection] = []
         if read:
             self.read()
@@ -188,6 +204,8 @@ class MemoryDoor:
     def read(self) -> Catalog:
         """Read the folder, and put what is there on the shelf."""
         catalog = read_folder(self.folder)
+        if self.keeper is not None:
+            self.keeper.take_catalog(catalog)
         self.shelf.put(catalog)
         return catalog
 
@@ -204,6 +222,16 @@ class MemoryDoor:
         connection.send(b"%s %s %s\r\n%s\r\n" % (method, path, version, head))
         self.turn()
         return read_only_answer(connection.received, method)
+
+    def hang_up(self) -> None:
+        """Let all clients close their connections."""
+        connections, self._connections = self._connections, []
+        for connection in connections:
+            connection.lose()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, a second at a time."""
+        self.clock.pump([1.0] * int(seconds))
 
     def turn(self, times: int = 1000) -> None:
         """Let streaming go on by so many buffers at each connection, or to its end."""

@@ -142,6 +142,105 @@ ROWS = (
 )
 
 
+def device(number: int, version: str = "1.0.0") -> tuple[bytes, ...]:
+    """Return the header fields of an ESP8266 of this number."""
+    return (b"x-ESP8266-STA-MAC: 5C:CF:7F:00:00:%02X" % number, *esp8266(version=version))
+
+
+POLICIES = (
+    ("hold = true", device(1), 304, "held"),
+    ("hold = true", device(1, "1.1.0"), 304, "up-to-date"),
+    ('minimum = "1.0.1"', device(1), 304, "below-minimum"),
+    ('minimum = "1.0.0"', (), 304, "version-unknown"),
+    ('window = "00:00-00:01"', device(1), 304, "window-closed"),
+    ('stages = ["1", "100%"]', (), 304, "stage-full"),
+    ('stepping-stones = ["1.0.5"]', device(1), 304, "stepping-stone"),
+    ('[devices."5C:CF:7F:00:00:01"]\npin = "1.0.0"', device(1, "0.9"), 200, "pinned"),
+    ('[devices."5C:CF:7F:00:00:01"]\npin = "1.0.0"', device(1, "1.1.0"), 304, "pinned"),
+    ('[devices."5C:CF:7F:00:00:01"]\npin = "1.0.0"', device(1, "1.0.0"), 304, "up-to-date"),
+    ('[devices."5C:CF:7F:00:00:01"]\npin = "1.0.0"\ndowngrade = true', device(1, "1.1.0"), 200, "pinned"),
+    ('[devices."5C:CF:7F:00:00:01"]\npin = "1.0.0"', device(2, "0.9"), 200, "newer"),
+    ('[devices."5C:CF:7F:00:00:01"]\nproject = "nothing"', device(1), 404, "unknown-project"),
+)
+"""Policies, what a device says, and its answer."""
+
+REMEMBERED = {"halted": 304, "deciding": 304, "bounced": 304, "busy": 304, "rollback": 200}
+"""The reasons that go by what devices did before, tested apart."""
+
+
+class PolicyReasonTests(SynchronousTestCase):
+    """The reasons of the policy, and of what devices did before, at a door that remembers."""
+
+    def door(self, policy: str) -> MemoryDoor:
+        """Return a door with this policy."""
+        return MemoryDoor(self, {name: files()[name] for name in ("lamp-1.0.0.bin", "lamp-1.1.0.bin")}, policy=policy)
+
+    def test_policies(self) -> None:
+        """Each rule of the policy has its reason."""
+        for policy, fields, code, reason in POLICIES:
+            with self.subTest(f"{policy}: {fields}"):
+                answer = self.door(policy).ask(b"/lamp", *fields)
+                self.assertEqual((answer.code, answer.reason), (code, reason))
+
+    def bounce(self, door: MemoryDoor, number: int) -> str | None:
+        """Let a device download, and come back on the old version; return the reason then."""
+        answer = door.ask(b"/lamp", *device(number))
+        self.assertEqual((answer.code, answer.reason), (200, "newer"))
+        door.hang_up()
+        return door.ask(b"/lamp", *device(number)).reason
+
+    def test_halted(self) -> None:
+        """After two bounces the release is halted, once that is written; the plain address gives the one before."""
+        door = self.door("")
+        self.assertEqual(door.ask(b"/lamp.bin.version").body, b"1.1.0\n")
+        self.assertEqual([self.bounce(door, number) for number in (1, 2)], ["newer", "deciding"])
+        door.pass_time(1)
+        for fields in (device(1), device(3), ()):
+            answer = door.ask(b"/lamp", *fields)
+            self.assertEqual((answer.code, answer.reason), (304, "halted"))
+        self.assertEqual(door.ask(b"/lamp.bin.version").body, b"1.0.0\n")
+        self.assertEqual(door.ask(b"/lamp-1.1.0.bin").code, 200)
+
+    def test_all_halted(self) -> None:
+        """Where all that there is is halted, the plain address has nothing to give."""
+        door = self.door("")
+        (door.folder / "lamp-1.0.0.bin").unlink()
+        door.read()
+        self.bounce(door, 1)
+        self.bounce(door, 2)
+        door.pass_time(1)
+        answer = door.ask(b"/lamp.bin")
+        self.assertEqual((answer.code, answer.reason), (404, "halted"))
+        self.assertLess(len(answer.body), 32)
+
+    def test_rollback(self) -> None:
+        """If the policy says so, a device on a halted release is led back."""
+        door = self.door("rollback = true")
+        self.bounce(door, 1)
+        self.bounce(door, 2)
+        door.pass_time(1)
+        answer = door.ask(b"/lamp", *device(3, "1.1.0"))
+        self.assertEqual((answer.code, answer.reason), (200, "rollback"))
+
+    def test_bounced(self) -> None:
+        """The loop brake."""
+        door = self.door("halt = { failures = 100 }")
+        reasons = [self.bounce(door, 1) for _ in range(3)]
+        self.assertEqual(reasons, ["newer", "newer", "bounced"])
+
+    def test_busy(self) -> None:
+        """As many download as may."""
+        door = MemoryDoor(self, {"lamp-1.1.0.bin": esp8266_image(size=400_000)}, policy="max-downloads = 1")
+        connection = door.connect()
+        head = b"\r\n".join((b"GET /lamp HTTP/1.1", b"Host: h", *device(1)))
+        connection.send(head + b"\r\n\r\n")
+        self.assertTrue(connection.transport.paused)
+        other = door.connect()
+        other.send(head.replace(b"00:01", b"00:02") + b"\r\n\r\n")
+        answer = read_only_answer(other.received)
+        self.assertEqual((answer.code, answer.reason), (304, "busy"))
+
+
 class ReasonTests(SynchronousTestCase):
     """Real images at a real site."""
 
@@ -177,6 +276,7 @@ class ReasonTests(SynchronousTestCase):
     def test_table_is_whole(self) -> None:
         """No reason is left out."""
         tested = {row.reason for row in ROWS} | {"starting", "image-changed"}
+        tested |= {reason for *_, reason in POLICIES} | REMEMBERED.keys()
         self.assertEqual(tested, REASONS.keys())
 
     def test_documentation(self) -> None:
@@ -185,5 +285,7 @@ class ReasonTests(SynchronousTestCase):
         told = {reason: int(code) for reason, code in rows}
         self.assertGreater(len(told), 10)
         found = {row.reason: row.code for row in ROWS if b".bin" not in row.path}
-        found |= {"starting": 503, "image-changed": 304}
+        found |= {"starting": 503, "image-changed": 304} | REMEMBERED
+        for *_, code, reason in POLICIES:
+            found.setdefault(reason, code)
         self.assertEqual(told, {reason: found.get(reason) for reason in told})

@@ -1,0 +1,347 @@
+"""Keeps the memory of the fleet beside the reactor: reads it from the ledger at the start, and writes what changes.
+
+The ledger is used in a thread of its own. Devices never wait for it once it has been read: where it stands still, or
+fails, they are served from memory, and what changes waits, as far as there is room.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from ota_server.firmware.catalog import Catalog, Image
+from ota_server.firmware.versions import Numbers
+from ota_server.fleet.checkin import CheckIn
+from ota_server.fleet.decide import Decision, decide
+from ota_server.fleet.device import Place
+from ota_server.fleet.fleet import Fleet
+from ota_server.fleet.journal import Batch, Memory, Order
+from ota_server.fleet.ledger import Ledger, LedgerDamagedError, LedgerError
+from ota_server.fleet.policy import DEFAULT_POLICY, Policy
+
+INTERVAL = 0.5
+"""How often what has changed is written, in seconds, so that a check-in is on disk within one."""
+
+RETRY = 2.0
+"""How long to wait before the ledger is tried again, in seconds."""
+
+REMINDER = 60.0
+"""How often a trouble with the ledger is logged, in seconds."""
+
+MANY = 10_000
+"""From so many devices on the garbage collector leaves them out, since each of its rounds would take long."""
+
+
+class IKeeperReactor(IReactorTime, IReactorFromThreads):
+    """What keeping needs of a reactor."""
+
+
+@attrs.define
+class Follower:
+    """Follows one download of a device for the fleet; see web.delivery.DownloadWatcher."""
+
+    device: str
+    _keeper: FleetKeeper
+    _check_in: CheckIn
+    _catalog: Catalog
+    _image: Image | None = None
+
+    def begun(self, image: Image) -> None:
+        """Note that bytes of an image are about to be sent."""
+        self._image = image
+        fleet = self._keeper.loaded
+        fleet.begun(self._check_in.device, self._check_in, image, self._catalog, self._keeper.now())
+
+    def downloaded(self, image: Image) -> None:
+        """Note that the whole image has arrived."""
+        self._keeper.loaded.downloaded(self._check_in.device, image, self._keeper.now())
+
+    def ended(self) -> None:
+        """Note that the answer is over."""
+        if self._image is not None:
+            self._keeper.loaded.ended(self._image)
+
+
+class Forgetful:
+    """Decides by the policy alone, and remembers nothing: what `--database none` means."""
+
+    changes = 0
+
+    def __init__(self, policy: Policy = DEFAULT_POLICY, now: Callable[[], float] = lambda: 0.0) -> None:
+        self.policy = policy
+        self._now = now
+
+    def answer(self, check_in: CheckIn, catalog: Catalog, address: str) -> Decision:
+        """Decide what to answer to a check-in."""
+        return decide(check_in, catalog, self.policy.rules_for(check_in.project, check_in.device), now=self._now())
+
+    def barred(self, place: Place) -> frozenset[Numbers]:
+        """Return no version."""
+        return frozenset()
+
+    def watch(self, check_in: CheckIn, catalog: Catalog, address: str) -> None:
+        """Follow nothing."""
+
+    def take_policy(self, policy: Policy) -> None:
+        """Go by another policy from now on."""
+        self.policy = policy
+
+    def take_catalog(self, catalog: Catalog) -> None:
+        """Take no notice of what there is."""
+
+
+class FleetKeeper(Service):
+    """Keeps the memory of the fleet. `now` returns the time in seconds since 1970."""
+
+    name = "fleet"
+    log = Logger()
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        policy: Policy,
+        reactor: IKeeperReactor,
+        pool: ThreadPool,
+        now: Callable[[], float],
+    ) -> None:
+        self.fleet: Fleet | None = None
+        self.now = now
+        self.trouble = ""
+        """What is wrong with the ledger, on one line; empty where nothing is."""
+        self._ledger = ledger
+        self._policy = policy
+        self._reactor = reactor
+        self._pool = pool
+        self._catalog: Catalog | None = None
+        self._waiters: list[Deferred[None]] = []
+        self._opening: Deferred[None] | None = None
+        self._pausing: Deferred[None] | None = None
+        self._writing: Deferred[None] | None = None
+        self._busy = False
+        self._began_writing = 0.0
+        self._not_before = 0.0
+        self._reminded = 0.0
+        self._told_lost = 0
+        self._asked_for_orders = 0.0
+        self._followed: set[int] = set()
+        self._beats = LoopingCall(self._beat)
+        self._beats.clock = reactor
+
+    @property
+    def loaded(self) -> Fleet:
+        """The fleet, once it has been read."""
+        assert self.fleet is not None
+        return self.fleet
+
+    @property
+    def changes(self) -> int:
+        """Counts how often it changed what is barred."""
+        return 0 if self.fleet is None else self.fleet.course.changes
+
+    def answer(self, check_in: CheckIn, catalog: Catalog, address: str) -> Decision:
+        """Remember a check-in, and decide what to answer."""
+        return self.loaded.answer(check_in, catalog, address, self.now())
+
+    def barred(self, place: Place) -> frozenset[Numbers]:
+        """Return the versions of a project in a channel that nobody gets."""
+        return self.loaded.barred(place)
+
+    def watch(self, check_in: CheckIn, catalog: Catalog, address: str) -> Follower:
+        """Return what follows a download of the device that checked in."""
+        return Follower(check_in.device or f"at {address}", self, check_in, catalog)
+
+    def take_policy(self, policy: Policy) -> None:
+        """Go by another policy from now on."""
+        self._policy = policy
+        if self.fleet is not None:
+            self.fleet.take_policy(policy, self.now())
+
+    def take_catalog(self, catalog: Catalog) -> None:
+        """See what there is to roll out in a new catalog."""
+        self._catalog = catalog
+        if self.fleet is not None:
+            self.fleet.take_catalog(catalog, self.now())
+
+    def when_ready(self) -> Deferred[None]:
+        """Return a Deferred that fires once the ledger has been read."""
+        ready: Deferred[None] = Deferred(self._waiters.remove)
+        if self.fleet is not None:
+            ready.callback(None)
+        else:
+            self._waiters.append(ready)
+        return ready
+
+    def startService(self) -> None:
+        """Read the ledger, as soon as it can be read."""
+        super().startService()
+        self._opening = Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        memory = None
+        while memory is None and self.running:
+            try:
+                memory, notices = await self._in_thread(self._load, self.now())
+                for notice in notices:
+                    self.log.critical("{notice}", notice=notice)
+            except LedgerError as error:
+                self._tell(f"no device is served until the ledger can be read: {error}")
+            except Exception:  # noqa: BLE001 - it is tried again, whatever it was
+                self.log.failure("reading the ledger failed; it is tried again")
+            if memory is None and self.running:
+                self._pausing = deferLater(self._reactor, RETRY)
+                try:
+                    await self._pausing
+                except CancelledError:
+                    return
+        if memory is None or not self.running:
+            return
+        self._tell("")
+        self._begin(memory)
+
+    def _begin(self, memory: Memory) -> None:
+        now = self.now()
+        self.fleet = Fleet(memory, self._policy, now, self._hurry)
+        if len(memory.devices) >= MANY:
+            gc.freeze()
+        if self._catalog is not None:
+            self.fleet.take_catalog(self._catalog, now)
+        self.log.info(
+            "{devices} devices are known from {ledger}", devices=len(memory.devices), ledger=self._ledger.name
+        )
+        self._beats.start(INTERVAL, now=False)
+        waiters, self._waiters = self._waiters, []
+        for ready in waiters:
+            ready.callback(None)
+
+    def _load(self, now: float) -> tuple[Memory, tuple[str, ...]]:
+        """Open and read the ledger, in the thread."""
+        notices = self._ledger.open(now)
+        try:
+            return self._ledger.load(now), notices
+        except LedgerDamagedError:
+            notices += self._ledger.begin_anew(now)
+            return self._ledger.load(now), notices
+        except BaseException:
+            self._ledger.close()
+            raise
+
+    def _hurry(self) -> None:
+        """Write soon, since something waits to take effect."""
+        self._reactor.callLater(0, self._write)
+
+    def _beat(self) -> None:
+        """Do what is due, and write what has changed."""
+        try:
+            self.loaded.tick(self.now())
+        except Exception:  # noqa: BLE001 - devices are served on, whatever it is
+            self.log.failure("a look at what is due failed")
+        self._write()
+        self._watch_ledger()
+
+    def _write(self) -> None:
+        if self._busy or not self.running or self._reactor.seconds() < self._not_before:
+            return
+        fleet = self.loaded
+        batch = fleet.outbox.take(self.now())
+        wants_orders = self._reactor.seconds() - self._asked_for_orders >= 1
+        if batch is None and not wants_orders:
+            return
+        self._began_writing = self._reactor.seconds()
+        self._busy = True
+        self._writing = Deferred.fromCoroutine(self._write_once(fleet, batch, wants_orders))
+
+    async def _write_once(self, fleet: Fleet, batch: Batch | None, wants_orders: bool) -> None:
+        try:
+            orders = await self._in_thread(self._exchange, batch, wants_orders)
+        except LedgerError as error:
+            self._not_before = self._reactor.seconds() + RETRY
+            self._tell(f"what changes is only kept in memory: {error}")
+            return
+        except Exception:  # noqa: BLE001 - it is tried again, whatever it was
+            self._not_before = self._reactor.seconds() + RETRY
+            self.log.failure("writing to the ledger failed; it is tried again")
+            return
+        finally:
+            self._busy = False
+        self._tell("")
+        if batch is not None:
+            fleet.outbox.confirm()
+        if wants_orders:
+            self._asked_for_orders = self._reactor.seconds()
+            self._follow(fleet, orders)
+
+    def _exchange(self, batch: Batch | None, wants_orders: bool) -> list[Order]:
+        """Write a batch and fetch orders, in the thread."""
+        if batch is not None:
+            self._ledger.write(batch)
+        return self._ledger.orders() if wants_orders else []
+
+    def _follow(self, fleet: Fleet, orders: list[Order]) -> None:
+        open_ids = {order.id for order in orders}
+        # That they are done may not be written yet.
+        self._followed &= open_ids
+        for order in orders:
+            if order.id not in self._followed:
+                self._followed.add(order.id)
+                fleet.follow(order, self.now())
+
+    def _watch_ledger(self) -> None:
+        """Tell of a ledger that doesn't answer, and of what was lost."""
+        now = self._reactor.seconds()
+        if self._busy and now - self._began_writing >= REMINDER:
+            self._tell(f"the ledger hasn't answered for {now - self._began_writing:.0f} s")
+        lost = self.loaded.outbox.lost
+        if lost > self._told_lost and now - self._reminded >= REMINDER:
+            self.log.error("{lost} check-ins and events would be lost in a crash: no room to keep them", lost=lost)
+            self._told_lost = lost
+            self._reminded = now
+
+    def _tell(self, trouble: str) -> None:
+        """Log a trouble, at most once a minute, and its end."""
+        before, self.trouble = self.trouble, trouble
+        now = self._reactor.seconds()
+        if not trouble:
+            if before:
+                self.log.warn("over: {trouble}", trouble=before)
+        elif not before or now - self._reminded >= REMINDER:
+            self._reminded = now
+            waiting = 0 if self.fleet is None else self.fleet.outbox.unwritten
+            self.log.error("{trouble} ({waiting} changes wait)", trouble=trouble, waiting=waiting)
+
+    def stopService(self) -> Deferred[None]:
+        """Write what waits, and close the ledger; the returned Deferred fires after that."""
+        super().stopService()
+        if self._beats.running:
+            self._beats.stop()
+        if self._pausing is not None:
+            self._pausing.cancel()
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        for waiting in (self._opening, self._writing):
+            if waiting is not None:
+                await waiting
+        try:
+            if self.fleet is not None:
+                # What was given out, and what has come since.
+                for _ in range(2):
+                    batch = self.fleet.outbox.take(self.now())
+                    if batch is not None:
+                        await self._in_thread(self._ledger.write, batch)
+                        self.fleet.outbox.confirm()
+        except LedgerError as error:
+            self.log.error("the last changes are lost: {error}", error=str(error))
+        await self._in_thread(self._ledger.close)
+
+    def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        return deferToThreadPool(self._reactor, self._pool, function, *arguments)
