@@ -20,6 +20,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.interfaces import IAddress, IReactorTime, IStreamServerEndpoint
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock, deferLater
+from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -123,7 +124,14 @@ class KnowingSite(DeviceSite):
     @property
     def open(self) -> list[DeviceChannel]:
         """The channels that are connected."""
-        return [channel for channel in self.channels if channel.transport.connected]
+        return [channel for channel in self.channels if _is_connected(channel)]
+
+
+def _is_connected(channel: DeviceChannel) -> bool:
+    transport = channel.transport
+    while isinstance(transport, ProtocolWrapper):  # some of these never say that it has ended
+        transport = transport.transport
+    return bool(transport.connected)
 
 
 class FilesReactor(Clock):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import given
@@ -28,7 +29,7 @@ class UniteTests(SynchronousTestCase):
             union = unite(union, span)
         offsets = [offset for start, end in union for offset in range(start, end)]
         self.assertEqual(offsets, sorted({offset for start, end in spans for offset in range(start, end)}))
-        for (_, end), (start, _) in zip(union, union[1:], strict=False):
+        for (_, end), (start, _) in pairwise(union):
             self.assertLess(end, start)
 
 
