@@ -247,6 +247,22 @@ class TcpTests(ConnectionTestCase):
         self.assertEqual(read_only_answer(await self.read(client)).body, image(SIZE))
         await self.until_over(WHOLE)
 
+    async def test_not_yet_handed_over(self) -> None:
+        """What Twisted has still to hand to the kernel counts as written, and as not acknowledged."""
+        await self.open()
+        client = self.connect()
+        client.sendall(STAYING)
+        await self.read(client)
+        await self.until_over(WHOLE)
+        await self.until_acknowledged()
+        before = self.channel.read_progress()
+        self.channel.transport.write(b"0123456789")
+        after = self.channel.read_progress()
+        assert before is not None
+        assert after is not None
+        self.assertEqual(after.written, before.written + 10)
+        self.assertEqual(after.acknowledged, before.acknowledged)
+
     async def test_pipelined(self) -> None:
         """Requests sent at once are answered one after the other, and each answer is told."""
         await self.open()
@@ -534,6 +550,8 @@ class BehindTests(ConnectionTestCase):
             await self.read(client, has_head)
             client.close()
             await until(lambda: not self.door.site.open)
+            # What a client had read when it closed such a socket isn't known.
+            self.assertEqual(len(self.door.deliveries.pieces), 0)
         client = connect()
         client.sendall(STAYING)
         await self.read(client)
