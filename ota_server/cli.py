@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -21,12 +23,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["inspect"]:
         sys.exit(inspect(given[1:]))
+    if given and given[0] in _COMMANDS:
+        # Each loads what it needs, and no more.
+        module, function = _COMMANDS[given[0]]
+        try:
+            sys.exit(getattr(importlib.import_module(module), function)(given[1:]))
+        except BrokenPipeError:
+            # Who read what is printed has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
     if given[:1] == ["run"]:
         del given[0]
     from twisted.scripts.twistd import run
 
     sys.argv[1:] = ["--nodaemon", "--pidfile=", "ota", *given]
     run()
+
+
+_COMMANDS = {
+    "explain": ("ota_server.explain", "run_explain"),
+    "rollout": ("ota_server.orders", "run_rollout"),
+    "device": ("ota_server.orders", "run_device"),
+    "simulate": ("ota_server.simulate", "simulate"),
+}
 
 
 class InspectOptions(usage.Options):

@@ -16,7 +16,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.threadpool import ThreadPool
 
 from ota_server.firmware.catalog import Catalog, Image
@@ -37,6 +37,8 @@ RETRY = 2.0
 
 REMINDER = 60.0
 """How often a trouble with the ledger is logged, in seconds."""
+
+_LEVELS = {"halted": LogLevel.error, "braked": LogLevel.warn, "refused": LogLevel.warn}
 
 MANY = 10_000
 """From so many devices on the garbage collector leaves them out, since each of its rounds would take long."""
@@ -276,9 +278,23 @@ class FleetKeeper(Service):
         self._tell("")
         if batch is not None:
             fleet.outbox.confirm()
+            self._log_events(batch)
         if wants_orders:
             self._asked_for_orders = self._reactor.seconds()
             self._follow(fleet, orders)
+
+    def _log_events(self, batch: Batch) -> None:
+        """Tell the log what was decided, now that it is on disk."""
+        for event in batch.events:
+            about = [event.project and f"{event.project} {'.'.join(map(str, event.version or ()))}", event.device]
+            self.log.emit(
+                _LEVELS.get(event.kind, LogLevel.info),
+                "{about}: {kind}: {text} ({actor})",
+                about=" ".join(filter(None, about)) or "the server",
+                kind=event.kind,
+                text=event.text,
+                actor=event.actor,
+            )
 
     def _exchange(self, batch: Batch | None, wants_orders: bool) -> list[Order]:
         """Write a batch and fetch orders, in the thread."""

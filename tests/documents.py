@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ota_server.firmware.lint import WORDS
 from ota_server.fleet.decide import REASONS
+from ota_server.fleet.tracing import describe_steps
 from ota_server.report import LINES
 from ota_server.tap import Options
 
@@ -76,9 +77,26 @@ def dependencies() -> Iterator[str]:
         yield f"{name} is only in one of pyproject.toml and docs/dependencies.md"
 
 
+def decisions() -> Iterator[str]:
+    """Compare docs/decisions.md with the steps of a decision, of which it is made."""
+    page = ROOT / "docs" / "decisions.md"
+    if not page.exists() or page.read_text() != describe_steps():
+        yield "docs/decisions.md is not what the steps say; run python -m tests.documents --write"
+
+
 def main() -> None:
-    """Print what is wrong, and end with status 1 if anything is."""
-    wrong = [*broken_links(), *unfinished(), *reasons(), *lines_and_findings(), *options(), *dependencies()]
+    """Print what is wrong, and end with status 1 if anything is; with `--write` make the page of decisions first."""
+    if sys.argv[1:] == ["--write"]:
+        (ROOT / "docs" / "decisions.md").write_text(describe_steps())
+    wrong = [
+        *broken_links(),
+        *unfinished(),
+        *reasons(),
+        *lines_and_findings(),
+        *options(),
+        *dependencies(),
+        *decisions(),
+    ]
     sys.stdout.writelines(f"{line}\n" for line in wrong)
     sys.exit(bool(wrong))
 

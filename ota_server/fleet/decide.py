@@ -69,7 +69,17 @@ STEPS = (
     Step(
         "release",
         choosing.choose_release,
-        ("wrong-chip", "unknown-chip", "not-for-ota", "no-image", "pinned"),
+        (
+            "wrong-chip",
+            "unknown-chip",
+            "not-for-ota",
+            "no-image",
+            "pinned",
+            "halted",
+            "deciding",
+            "stage-full",
+            "stepping-stone",
+        ),
         "The best release is the highest that has an image for the device and isn't halted. A staged one counts only "
         "for the devices of its stage, and nobody jumps over a stepping stone. A pinned device gets the release that "
         "it is pinned to. Of the halted release that it runs, a device is led back if the policy says so.",

@@ -1,0 +1,320 @@
+"""`ota-server explain`: what a device would be answered now, and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.python import usage
+
+from ota_server.firmware.catalog import STABLE, Catalog
+from ota_server.firmware.digests import DigestStore
+from ota_server.firmware.esp import escape
+from ota_server.firmware.folder import Folder
+from ota_server.firmware.signatures import VerifyKey
+from ota_server.fleet.checkin import CheckIn, Mode
+from ota_server.fleet.decision import Case, Traffic, place_by
+from ota_server.fleet.device import Attempt, Device, Place
+from ota_server.fleet.ledger import Ledger, LedgerError, sqlite_url
+from ota_server.fleet.policy import Policy
+from ota_server.fleet.rhythm import median_of
+from ota_server.fleet.rollout import NO_ROLLOUTS, Rollouts
+from ota_server.fleet.settings import SettingError, read_device
+from ota_server.fleet.tracing import Explanation, explain, spell_time
+from ota_server.service import NO_DATABASE
+from ota_server.tap import check_database, load_keys, load_source
+
+ALL_SETTLED = 3600.0
+"""How far ahead of the clock the folder is read, in seconds, so that every file in it counts as settled."""
+
+
+class PlaceOptions(usage.Options):
+    """The options that say which server a command is about."""
+
+    optParameters = [
+        ["dir", "d", "~/firmware", "Folder with the firmware images, as the server's option says."],
+        ["state", None, None, "Folder for what the server keeps (default: DIR/.ota)."],
+        ["database", None, None, "Ledger of the fleet, as the server's option says."],
+    ]
+
+    def opt_h(self) -> None:
+        """Display this help and exit."""
+        self.opt_help()
+
+    @property
+    def folder(self) -> Path:
+        """The firmware folder."""
+        return Path(self["dir"]).expanduser().absolute()
+
+    @property
+    def state(self) -> Path:
+        """The folder of what the server keeps."""
+        return Path(self["state"]).expanduser().absolute() if self["state"] else self.folder / ".ota"
+
+    def ledger(self) -> Ledger | None:
+        """Return the ledger, not opened yet, or None where the server keeps none. Raises UsageError."""
+        if self["database"] == NO_DATABASE:
+            return None
+        if self["database"] is not None:
+            check_database(self["database"])
+        return Ledger(self["database"] or sqlite_url(self.state / "ledger.sqlite"))
+
+
+class ExplainOptions(PlaceOptions):
+    """What `ota-server explain` understands."""
+
+    synopsis = "Usage: ota-server explain [options] [DEVICE]"
+    longdesc = (
+        "Tells what a device would be answered now, what each step of the decision found, and what would change it. "
+        "DEVICE is its MAC address, its chip id, or its name in the policy. It works beside a running server, and "
+        "without one. What isn't said of the device is what it told at its last check-in; a device that never was is "
+        "told of by --project and --version. The exit status is 1 where nothing is known of the device."
+    )
+    optParameters = [
+        ["policy", None, None, "File with the policy (default: DIR/ota.toml, if it is there)."],
+        ["project", None, None, "Project that the device asks for."],
+        ["channel", None, None, "Channel of the address that it asks at."],
+        ["chip", None, None, "Chip that it has, as in esp32c3."],
+        ["mode", None, None, "What it asks for: sketch, spiffs (its filesystem) or version."],
+        ["free-space", None, None, "Bytes that it has free for a new sketch.", int],
+    ]
+    optFlags = [["json", "j", "Print a JSON object."]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self["verify-key"] = []
+        self["device"] = None
+        self["version"] = None
+
+    def opt_version(self, text: str) -> None:  # type: ignore[override]
+        """Version that the device tells."""
+        self["version"] = text
+
+    def opt_verify_key(self, file: str) -> None:
+        """Count only images signed by a key of this PEM file, as the server's option does."""
+        self["verify-key"].append(file)
+
+    def parseArgs(self, device: str | None = None) -> None:
+        """Take the device."""
+        self["device"] = device
+
+    def postOptions(self) -> None:
+        """Check what was given. Raises UsageError."""
+        if self["device"] is None and self["project"] is None:
+            raise usage.UsageError("name a device, or a project with --project")
+        if self["mode"] not in (None, *(mode.value for mode in Mode if mode is not Mode.UNKNOWN)):
+            raise usage.UsageError(f"--mode {self['mode']}: there are sketch, spiffs and version")
+
+
+@attrs.frozen
+class Known:
+    """What the ledger knows: the device, all its attempts, the rollouts, and why that is not all."""
+
+    device: Device | None = None
+    attempts: tuple[Attempt, ...] = ()
+    places: dict[Place, Rollouts] = attrs.field(factory=dict)
+    trouble: str = ""
+
+
+def run_explain(arguments: Sequence[str]) -> int:
+    """Explain what a device would be answered; print it, and return the exit status."""
+    options = ExplainOptions()
+    try:
+        options.parseOptions(put_options_first(arguments, options))
+        policy = load_source(options["policy"], options.folder).current
+        keys = [key for file in options["verify-key"] for key in load_keys(file)]
+        device_id = _find_id(options["device"], policy)
+        now = time.time()
+        known = _recall(options.ledger(), device_id, now)
+        catalog = read_catalog(options.folder, options.state, keys, now)
+    except (usage.UsageError, SettingError) as problem:
+        print(f"ota-server explain: {problem} (see: ota-server explain --help)", file=sys.stderr)
+        return 2
+    except OSError as problem:
+        print(f"ota-server explain: {problem.filename}: {problem.strerror}", file=sys.stderr)
+        return 2
+    if known.device is None and options["project"] is None:
+        reason = known.trouble or "no such device has checked in"
+        print(
+            f"ota-server explain: {escape(options['device'])}: {reason}; to ask what it would get, "
+            "add --project and --version",
+            file=sys.stderr,
+        )
+        return 1
+    check_in = _make_check_in(options, device_id, known.device, catalog)
+    rules = policy.rules_for(check_in.project, check_in.device)
+    placed = place_by(check_in, rules)
+    case = Case(
+        check_in,
+        catalog,
+        rules,
+        known.device,
+        known.places.get((placed.channel, placed.project), NO_ROLLOUTS),
+        now,
+        Traffic(limit=policy.max_downloads),
+    )
+    told = explain(case)
+    name = policy.names.get(device_id or "")
+    if options["json"]:
+        print(json.dumps(_as_json(case, told, known, name), indent=2))
+    else:
+        print(_render(case, told, known, name, now), end="")
+    return 0
+
+
+def put_options_first(arguments: Sequence[str], options: usage.Options) -> list[str]:
+    """Bring options that stand behind other arguments before them, since `usage.Options` looks no further."""
+    valued = {f"--{name.rstrip('=')}" for name in options.longOpt if name.endswith("=")}
+    valued |= {f"-{letter}" for letter, long in options.synonyms.items() if len(letter) == 1 and f"--{long}" in valued}
+    found: list[str] = []
+    others: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if argument == "--":
+            others += left
+        elif argument in valued:
+            found += [argument, *[value for value in [next(left, None)] if value is not None]]
+        else:
+            (found if argument.startswith("-") and argument != "-" else others).append(argument)
+    return [*found, "--", *others] if others else found
+
+
+def _find_id(text: str | None, policy: Policy) -> str | None:
+    """Return the id of a device that is told by its id or by its name. Raises SettingError."""
+    if text is None:
+        return None
+    for device_id, name in policy.names.items():
+        if name == text:
+            return device_id
+    found = read_device(text)
+    if found is None:
+        names = ", ".join(policy.names.values())
+        raise SettingError(f"{text[:40]!r} is no MAC address and no chip id, and no device has this name: {names}")
+    return found
+
+
+def _recall(ledger: Ledger | None, device_id: str | None, now: float) -> Known:
+    """Read what the ledger knows."""
+    if ledger is None:
+        return Known(trouble="the server keeps no ledger")
+    try:
+        ledger.open_for_reading()
+        try:
+            device = None if device_id is None else ledger.device(device_id)
+            attempts = () if device is None else tuple(ledger.attempts_of(device.id))
+            return Known(device, attempts, ledger.places(now))
+        finally:
+            ledger.close()
+    except LedgerError as error:
+        return Known(trouble=str(error))
+
+
+def read_catalog(folder: Path, state: Path, keys: Sequence[VerifyKey], now: float) -> Catalog:
+    """Read a firmware folder once, by what the server found out of its files, if that is there. Raises OSError."""
+    digests = state / "digests.sqlite"
+    store = DigestStore(digests if digests.exists() else None)
+    return Folder(folder, store, keys).read(now + ALL_SETTLED, 0.0).catalog
+
+
+def _make_check_in(options: ExplainOptions, device_id: str | None, device: Device | None, catalog: Catalog) -> CheckIn:
+    """Make the check-in that is explained: what the device told the last time, but for what the options say."""
+    mode = Mode(options["mode"] or "sketch")
+    project = options["project"]
+    if device is None:
+        check_in = CheckIn(STABLE, project, None, None, device_id, None, mode)
+    else:
+        version = None if mode is Mode.FILESYSTEM else device.version
+        check_in = CheckIn(device.channel, device.project, device.dialect, device.chip, device.id, version, mode)
+        if options["version"] is None and device.image is not None:
+            check_in = attrs.evolve(check_in, sketch_md5=_hash_of(device.image, catalog))
+    changes: dict[str, Any] = {
+        name: options[option]
+        for option, name in (
+            ("project", "project"),
+            ("channel", "channel"),
+            ("version", "version"),
+            ("chip", "chip"),
+            ("free-space", "free_space"),
+        )
+        if options[option] is not None
+    }
+    return attrs.evolve(check_in, **changes)
+
+
+def _hash_of(content: str, catalog: Catalog) -> str | None:
+    """Return a hash by which a device tells that it runs an image of this content, if that is in the catalog."""
+    for sketch_hash, images in catalog.by_hash.items():
+        if any(image.facts.core.sha256 == content for image in images):
+            return sketch_hash
+    return None
+
+
+def _as_json(case: Case, told: Explanation, known: Known, name: str | None) -> dict[str, Any]:
+    return {
+        "device": case.check_in.device,
+        "name": name,
+        "channel": case.check_in.channel,
+        "project": case.check_in.project,
+        "version": case.check_in.version,
+        "known": known.device is not None,
+        "trouble": known.trouble or None,
+        "answer": told.answer,
+        "reason": told.decision.reason,
+        "meaning": told.meaning,
+        "change": told.change,
+        "steps": [attrs.asdict(finding) for finding in told.findings],
+        "attempts": [
+            {
+                "version": ".".join(map(str, attempt.version)),
+                "kind": attempt.kind.value,
+                "outcome": attempt.outcome.value,
+                "offered_at": attempt.offered_at,
+                "outcome_at": attempt.outcome_at,
+                "downloads": attempt.downloads,
+            }
+            for attempt in known.attempts
+        ],
+    }
+
+
+def _render(case: Case, told: Explanation, known: Known, name: str | None, now: float) -> str:
+    """Write an explanation for people."""
+    check_in = case.check_in
+    who = check_in.device or "a device that tells no identity"
+    place = f"{check_in.channel}/{check_in.project}" if check_in.channel != STABLE else check_in.project
+    lines = [f"{who}{f' ({name})' if name else ''} at /{place}"]
+    device = known.device
+    if device is not None:
+        seen = f"last seen {_spell_span(now - device.last_seen)} ago"
+        rhythm = median_of(device.rhythm)
+        every = f", checks in every {_spell_span(rhythm)}" if rhythm else ""
+        lines.append(f"  {seen}{every}, known since {spell_time(device.first_seen)}")
+    elif known.trouble:
+        lines.append(f"  what it did before isn't known: {known.trouble}")
+    else:
+        lines.append("  was never seen")
+    lines += ["", f"{told.answer}  {told.decision.reason}: {told.meaning}", f"what would change it: {told.change}", ""]
+    for finding in told.findings:
+        lines.append(f"{'=>' if finding.decided else '  '} {finding.step:<12}{escape(finding.text)}")
+    if known.attempts:
+        lines += ["", "what it was sent before:"]
+        for attempt in known.attempts:
+            version = ".".join(map(str, attempt.version))
+            lines.append(
+                f"   {spell_time(attempt.offered_at)}  {attempt.project} {version} {attempt.kind.value}: "
+                f"{attempt.outcome.value}, {attempt.downloads} downloads"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _spell_span(seconds: float) -> str:
+    """Write a span of time for people, in its largest unit: `3 minutes`."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} seconds"
