@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import images, measures, table
+from bench import fleet, images, measures, table
 from bench.load import BenchError
 from bench.peers import PEERS, Ota, Peer, find_nginx
 
@@ -33,6 +33,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, metavar="N", help="how often each peer has its turn (default: 3)")
     parser.add_argument("--files", type=int, metavar="N", help="files in the big folder (default: 100000)")
     parser.add_argument("--images", type=int, metavar="N", help="ESP32 images of 1 MB (default: 10000)")
+    parser.add_argument("--devices", type=int, metavar="N", help="devices that are known (default: 1000000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number of every run to FILE")
     arguments = parser.parse_args()
     arguments.only = {name for name in arguments.only.split(",") if name}
@@ -42,8 +43,12 @@ def _arguments() -> argparse.Namespace:
     arguments.files = arguments.files or (1000 if arguments.quick else 100_000)
     if arguments.images is None:
         arguments.images = 200 if arguments.quick else 10_000
+    if arguments.devices is None:
+        arguments.devices = 20_000 if arguments.quick else 1_000_000
     if arguments.runs < 1 or min(arguments.files, arguments.images) < 10:
         parser.error("--runs must be at least 1, --files and --images at least 10")
+    if not 1000 <= arguments.devices <= 1 << 24:
+        parser.error(f"--devices must be from 1000 to {1 << 24}")
     return arguments
 
 
@@ -134,15 +139,31 @@ def _measure_images(folder: Path, wanted: int, results: table.Results, runs: int
     return count, [*notes, *images.remarks(count)]
 
 
+def _measure_ledger(plan: measures.Plan, devices: int, results: table.Results, runs: int) -> None:
+    """Measure the memory of so many devices at the end."""
+    print(f"writing a ledger of {devices:,} devices", file=sys.stderr, flush=True)
+    with fleet.made(plan.folder / "ledgers", devices) as ledgers:
+        for number in range(1, runs + 1):
+            print(f"run {number} of {runs}: ledger", file=sys.stderr, flush=True)
+            for key, value in fleet.run(plan, ledgers, devices).items():
+                results[Ota.key].setdefault(key, []).append(value)
+
+
 def _report(
-    results: table.Results, lines: list[table.Row], plan: measures.Plan, kinds: list[type[Peer]], runs: int, took: float
+    results: table.Results,
+    lines: list[table.Row],
+    aims: list[table.Target],
+    plan: measures.Plan,
+    kinds: list[type[Peer]],
+    runs: int,
+    took: float,
 ) -> str:
     """Return the table with everything that is to be known beside it."""
     columns = [(kind.key, kind.name) for kind in kinds]
     if table.FLOOR in results:
         columns.append((table.FLOOR, table.FLOOR_NAME))
     parts = [table.render(results, columns, lines), ""]
-    parts += [str(target) for target in table.targets(results, plan.files)]
+    parts += [str(target) for target in aims]
     parts += [
         "",
         f"medians of {runs} alternating runs, {took:.0f} s in all; in brackets: divided by nginx's",
@@ -181,18 +202,21 @@ def main() -> int:
             results = _measure(plan, kinds, names, arguments.runs)
             if "images" in names and Ota in kinds:
                 count, notes = _measure_images(Path(folder), arguments.images, results, arguments.runs)
+            if "ledger" in names and Ota in kinds:
+                _measure_ledger(plan, arguments.devices, results, arguments.runs)
         except BenchError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 130
         took = time.monotonic() - begun
-        lines = table.rows(plan.slow, plan.files, count)
-        print("\n".join([_report(results, lines, plan, kinds, arguments.runs, took), *notes]))
+        lines = table.rows(plan.slow, plan.files, count, arguments.devices)
+        aims = table.targets(results, plan.files, arguments.devices)
+        print("\n".join([_report(results, lines, aims, plan, kinds, arguments.runs, took), *notes]))
         if busy:
             print(busy)
         if arguments.json:
-            found = [(str(target), target.reached) for target in table.targets(results, plan.files)]
+            found = [(str(target), target.reached) for target in aims]
             content = {"machine": _machine(), "runs": results, "targets": found}
             arguments.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import resource
 import socket
 import subprocess
@@ -23,11 +24,20 @@ class BenchError(Exception):
 
 @dataclass(frozen=True)
 class Load:
-    """What a load got done: checks or bytes, in how many seconds, and the CPU seconds it took itself."""
+    """What a load got done: checks or bytes, in how many seconds, and the CPU seconds it took itself.
+
+    All checks but one in a hundred were answered within ``slowest`` seconds.
+    """
 
     amount: int
     seconds: float
     cpu: float
+    slowest: float = 0.0
+
+
+def mac_address(index: int) -> str:
+    """Return the MAC address of a device of the load, as ``check.lua`` writes it."""
+    return f"DE:BA:7A:{index >> 16 & 255:02X}:{index >> 8 & 255:02X}:{index & 255:02X}"
 
 
 def request_head(
@@ -81,10 +91,21 @@ def ask(port: int, head: bytes, timeout: float = 30) -> tuple[int, bytes]:
     return int(top.split(b" ", 2)[1]), body
 
 
-def checks(port: int, path: str, version: str, *, kept: bool, connections: int, seconds: int) -> Load:
-    """Let wrk ask for updates for so many seconds, as 1,000 devices, with so many connections at a time.
+def checks(
+    port: int,
+    path: str,
+    version: str,
+    *,
+    kept: bool,
+    connections: int,
+    seconds: int,
+    devices: int = 1000,
+    chance: bool = False,
+) -> Load:
+    """Let wrk ask for updates for so many seconds, as so many devices, with so many connections at a time.
 
-    Every answer must be 304. The requests in flight at the end are not counted.
+    They ask one after another, or with ``chance`` at random. Every answer must be 304. The requests in flight at the
+    end are not counted.
     """
     head = request_head(path, port, version, kept=kept, device=("@CHIP@", "@MAC@"))
     with tempfile.NamedTemporaryFile(prefix="ota-bench-") as template:
@@ -92,7 +113,8 @@ def checks(port: int, path: str, version: str, *, kept: bool, connections: int, 
         template.flush()
         command = ["wrk", "--threads=1", f"--connections={connections}", f"--duration={seconds}s"]
         command += ["--timeout=30s", f"--script={_HERE / 'check.lua'}"]
-        command += [f"http://{_HOST}:{port}{path}", "--", template.name]
+        command += [f"http://{_HOST}:{port}{path}", "--", template.name, str(devices)]
+        command += [str(random.randrange(1 << 31))] if chance else []
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         output = _run(command, seconds)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -103,7 +125,7 @@ def checks(port: int, path: str, version: str, *, kept: bool, connections: int, 
     if not answers or said["timeouts"] or said["failures"] > answers // 1000:
         raise BenchError(f"checks failed: {said}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Load(answers, said["seconds"], cpu)
+    return Load(answers, said["seconds"], cpu, said["slowest"])
 
 
 def downloads(port: int, path: str, size: int, *, connections: int, seconds: float) -> Load:

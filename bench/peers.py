@@ -111,6 +111,10 @@ class Peer:
         """Return the CPU seconds that the server's processes have used so far."""
         return processes.cpu_seconds(self._session())
 
+    def thread_seconds(self) -> float:
+        """Return the CPU seconds that the server has used outside of its main thread so far."""
+        return processes.thread_seconds(self._session())
+
     def disk_bytes(self) -> int:
         """Return the bytes that the server's processes have had read from a disk so far."""
         return processes.disk_bytes(self._session())

@@ -11,7 +11,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 def _stat(pid: int) -> list[str]:
     """Return the fields of ``/proc/PID/stat`` after the program's name."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return _stat_of(f"/proc/{pid}/stat")
+
+
+def _stat_of(path: str) -> list[str]:
+    return Path(path).read_text().rpartition(")")[2].split()
 
 
 def members(session: int) -> list[int]:
@@ -34,6 +38,17 @@ def cpu_seconds(session: int) -> float:
     for pid in members(session):
         with contextlib.suppress(OSError):
             ticks += sum(int(field) for field in _stat(pid)[11:15])
+    return ticks / _TICKS
+
+
+def thread_seconds(session: int) -> float:
+    """Return the CPU seconds of a session's processes so far outside of their main threads."""
+    ticks = 0
+    for pid in members(session):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            if int(task) != pid:
+                with contextlib.suppress(OSError):
+                    ticks += sum(int(field) for field in _stat_of(f"/proc/{pid}/task/{task}/stat")[11:13])
     return ticks / _TICKS
 
 
