@@ -134,6 +134,8 @@ class FleetKeeper(Service):
         self._not_before = 0.0
         self._reminded = 0.0
         self._told_lost = 0
+        self._told_away = 0
+        self._told_away_at = 0.0
         self._asked_for_orders = 0.0
         self._followed: set[int] = set()
         self._beats = LoopingCall(self._beat)
@@ -316,6 +318,14 @@ class FleetKeeper(Service):
         now = self._reactor.seconds()
         if self._busy and now - self._began_writing >= REMINDER:
             self._tell(f"the ledger hasn't answered for {now - self._began_writing:.0f} s")
+        away = self.loaded.turned_away
+        if away > self._told_away and now - self._told_away_at >= REMINDER:
+            self.log.warn(
+                "{count} devices that were seen for a moment only were forgotten, or not remembered: too many new ones "
+                "at once, or from one address (behind a proxy, use its PROXY protocol: --port haproxy:tcp:8000)",
+                count=away - self._told_away,
+            )
+            self._told_away, self._told_away_at = away, now
         lost = self.loaded.outbox.lost
         if lost > self._told_lost and now - self._reminded >= REMINDER:
             self.log.error("{lost} check-ins and events would be lost in a crash: no room to keep them", lost=lost)

@@ -54,6 +54,8 @@ class Fleet:
         self.turned_away = 0
         """How many check-ins came from devices that there was no room to remember."""
         self._catalog: Catalog | None = None
+        # The policy may be another than when the ledger was written.
+        self.course.take_policy(policy, now)
         self._next_key = memory.next_key
         self._newcomers = Newcomers()
         self._listening = Listening(now)
