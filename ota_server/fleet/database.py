@@ -22,6 +22,9 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 LOCK_PATIENCE = 5.0
 """How long to wait for another process that writes to the same file, or for PostgreSQL to answer, in seconds."""
 
+_DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg", "postgres": "postgresql+psycopg"}
+
+_MAGIC = b"SQLite format 3\0"
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 _PRAGMAS = (
@@ -65,21 +68,20 @@ class Database:
             raise LedgerError(
                 "the database's URL can't be read; such as postgresql://user@host/name is meant"
             ) from None
-        if self.url.drivername in ("postgres", "postgresql"):
-            self.url = self.url.set(drivername="postgresql+psycopg")
         backend = self.url.get_backend_name()
-        if backend not in ("sqlite", "postgresql"):
+        if backend not in _DRIVERS:
             raise LedgerError(f"the ledger can be kept in SQLite or PostgreSQL, not in {backend!r}")
+        self.url = self.url.set(drivername=_DRIVERS[backend])
         self.path: Path | None = None
         self.name = self.url.render_as_string(hide_password=True)
-        if backend == "sqlite":
+        if self.url.drivername == "sqlite":
             if not self.url.database or self.url.database == ":memory:":
                 raise LedgerError(
                     "the ledger needs a file; such as sqlite:////var/lib/ota-server/ledger.sqlite is meant"
                 )
             self.path = Path(self.url.database)
             self.name = str(self.path)
-        self.dialect = backend
+        self.dialect = self.url.get_backend_name()
         self._engine: Engine | None = None
 
     @property
@@ -114,7 +116,13 @@ class Database:
                 part = Path(f"{self.path}{suffix}")
                 if part.exists():
                     part.replace(f"{aside}{suffix}")
-        self._open()
+        try:
+            self._open()
+        except LedgerError as error:
+            # Told now, since the next start finds no file, and nothing odd about that.
+            raise LedgerError(
+                f"the ledger {self.path} was damaged, and is kept as {aside.name}; now {error}"
+            ) from error
         return (
             f"The ledger {self.path} was damaged; it is kept as {aside.name}, and a new one was begun.",
             "What was known of devices and rollouts is forgotten: releases that were halted are offered again.",
@@ -213,7 +221,12 @@ class Database:
             )
             event.listen(engine, "begin", _begin)
             return engine
-        connect_args = {"connect_timeout": int(LOCK_PATIENCE), "keepalives_idle": 30, "tcp_user_timeout": 30_000}
+        connect_args = {
+            "client_encoding": "utf8",
+            "connect_timeout": int(LOCK_PATIENCE),
+            "keepalives_idle": 30,
+            "tcp_user_timeout": 30_000,
+        }
         try:
             return create_engine(
                 self.url,
@@ -221,6 +234,7 @@ class Database:
                 # PostgreSQL may have been restarted in between.
                 pool_pre_ping=True,
                 connect_args={key: value for key, value in connect_args.items() if key not in self.url.query},
+                execution_options={"postgresql_readonly": True} if read_only else {},
             )
         except ModuleNotFoundError as error:
             raise LedgerError(f"the ledger {self.name} needs the package {error.name}") from error
@@ -279,10 +293,14 @@ def _prepare_file(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     except FileExistsError:
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            begins = file.read(len(_MAGIC))
         log = Path(f"{path}-wal")
-        if path.is_file() and path.stat().st_size == 0 and log.exists() and log.stat().st_size > 0:
-            # SQLite takes an empty file for a new database, and would remove the log without a word.
-            raise LedgerDamagedError(f"the ledger {path} is empty, though something was written to it") from None
+        # SQLite takes an empty file, and one of a single byte, for a new database, and removes the log without a word.
+        if begins != _MAGIC if begins else log.exists() and log.stat().st_size > 0:
+            raise LedgerDamagedError(f"the ledger {path} is damaged: it doesn't begin as a database does") from None
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
