@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from ota_server.firmware.catalog import Catalog
 from ota_server.fleet.policy import DEFAULT_POLICY, Policy, PolicyError, read_policy
 
 INTERVAL = 1.0
@@ -151,6 +152,8 @@ class PolicyWatcher(Service):
         self._taken = taken
         self._next: IDelayedCall | None = None
         self._looking: Deferred[None] | None = None
+        self._catalog: Catalog | None = None
+        self._strangers: frozenset[str] = frozenset()
 
     def startService(self) -> None:
         """Look at the file for the first time, and from then on."""
@@ -192,6 +195,21 @@ class PolicyWatcher(Service):
         self.current = policy
         self.log.info("{file}: the policy is in force", file=str(self._file.path))
         self._taken(policy)
+        if self._catalog is not None:
+            self.take_catalog(self._catalog)
+
+    def take_catalog(self, catalog: Catalog) -> None:
+        """Look whether the policy names projects that a new catalog doesn't have, which may be misspelled."""
+        self._catalog = catalog
+        known = {name for channel in catalog.channels.values() for name in channel.projects}
+        strangers = self.current.projects - known
+        for name in sorted(strangers - self._strangers):
+            self.log.warn(
+                "{file}: there is no file of project {project!a}, which it names",
+                file=str(self._file.path),
+                project=name,
+            )
+        self._strangers = strangers
 
     def _tell(self, trouble: str) -> None:
         """Log a trouble once, and its end; the policy in force stays so meanwhile."""

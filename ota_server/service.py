@@ -223,12 +223,18 @@ def make_ota_service(
         ledger = Ledger(database or sqlite_url(state / "ledger.sqlite"))
         keeper = FleetKeeper(ledger, policy.current, reactor, writers.pool, time.time)
         keeper.setServiceParent(writers)
+    rules = PolicyWatcher(policy.path, policy.required, reactor, openers.pool, keeper.take_policy, policy.current)
+
+    def published(catalog: Catalog) -> None:
+        keeper.take_catalog(catalog)
+        rules.take_catalog(catalog)
+
     watcher = FolderWatcher(
         Folder(folder, DigestStore(state / "digests.sqlite"), keys, Packer(state / "gzip") if pack else None),
         reactor,
         readers.pool,
         time.time,
-        keeper.take_catalog,
+        published,
         hints=(lambda hint: Hints(hint, reactor)) if sys.platform == "linux" else None,
     )
     deliveries = DeliveryService(Deliveries(reactor, openers.pool))
@@ -238,9 +244,7 @@ def make_ota_service(
     whole = OtaService(foreground=foreground, make_observer=make_observer)
     watcher.setServiceParent(readers)
     deliveries.setServiceParent(openers)
-    PolicyWatcher(
-        policy.path, policy.required, reactor, readers.pool, keeper.take_policy, policy.current
-    ).setServiceParent(readers)
+    rules.setServiceParent(openers)
     for part in (writers, readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
         part.setServiceParent(whole)
     return whole

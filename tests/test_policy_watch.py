@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from ota_server import policy_watch
 from ota_server.fleet.policy import DEFAULT_POLICY, Policy, PolicyError
 from ota_server.policy_watch import INTERVAL, MAX_SIZE, IPolicyReactor, PolicyWatcher, load_policy
+from tests.firmware.samples import make_catalog, make_image
 from tests.web.memory import MemoryReactor, OwnThreadPool
 
 STAYS = " (the policy read before stays in force)"
@@ -167,6 +168,20 @@ class FollowingTests(WatcherCase):
         self.advance(1)
         self.assertEqual(self.held(), [True])
         self.assertIs(self.watcher.current, self.taken[0])
+
+    def test_strangers(self) -> None:
+        """A project that the policy names, and of which there is no file, is told of once: it may be misspelled."""
+        catalog = make_catalog([make_image("lamp-1.0.0.bin"), make_image("fan-1.0.0.bin", channel="beta")])
+        text = '[projects.lmap]\nhold = true\n[projects.lamp]\nhold = true\n[groups.x]\nmembers = []\nproject = "fan"'
+        self.start(text.replace("[]", '["1234567"]'))
+        with capturedLogs() as events:
+            self.watcher.take_catalog(catalog)
+            self.watcher.take_catalog(make_catalog([make_image("lamp-1.0.0.bin")]))
+            self.watcher.take_catalog(catalog)
+        told = [formatEvent(event).partition(": ")[2] for event in events]
+        self.assertEqual(told, [f"there is no file of project {name!r}, which it names" for name in ("lmap", "fan")])
+        self.put("[projects.other]\nhold = true")
+        self.assertEqual(self.advance(3), [f"warn: {self.path}: there is no file of project 'other', which it names"])
 
     def test_file_appears(self) -> None:
         """A file that comes later is taken up."""

@@ -135,6 +135,12 @@ class Policy:
             self._made[device] = made
         return made[1]
 
+    @property
+    def projects(self) -> frozenset[str]:
+        """The projects that it names."""
+        own = (each.changes.get("project") for each in self._devices.values())
+        return frozenset(filter(None, (*self._projects, *own)))
+
 
 DEFAULT_POLICY = Policy()
 """What holds without a file."""
