@@ -132,8 +132,10 @@ class FleetKeeper(Service):
         self._busy = False
         self._began_writing = 0.0
         self._not_before = 0.0
-        self._reminded = 0.0
+        self._reminded = -REMINDER
+        self._told = False
         self._told_lost = 0
+        self._told_lost_at = -REMINDER
         self._told_away = 0
         self._told_away_at = 0.0
         self._asked_for_orders = 0.0
@@ -245,12 +247,11 @@ class FleetKeeper(Service):
 
     def _beat(self) -> None:
         """Do what is due, and write what has changed."""
-        try:
-            self.loaded.tick(self.now())
-        except Exception:  # noqa: BLE001 - devices are served on, whatever it is
-            self.log.failure("a look at what is due failed")
-        self._write()
-        self._watch_ledger()
+        for step in (lambda: self.loaded.tick(self.now()), self._write, self._watch_ledger):
+            try:
+                step()
+            except Exception:  # noqa: BLE001 - devices are served on, and the next beat comes, whatever it is
+                self.log.failure("a look at what is due failed")
 
     def _write(self) -> None:
         if self._busy or not self.running or self._reactor.seconds() < self._not_before:
@@ -278,12 +279,15 @@ class FleetKeeper(Service):
         finally:
             self._busy = False
         self._tell("")
-        if batch is not None:
-            fleet.outbox.confirm()
-            self._log_events(batch)
-        if wants_orders:
-            self._asked_for_orders = self._reactor.seconds()
-            self._follow(fleet, orders)
+        try:
+            if batch is not None:
+                fleet.outbox.confirm()
+                self._log_events(batch)
+            if wants_orders:
+                self._asked_for_orders = self._reactor.seconds()
+                self._follow(fleet, orders)
+        except Exception:  # noqa: BLE001 - the next writing comes, whatever it was
+            self.log.failure("what was written could not take effect, or an order could not be followed")
 
     def _log_events(self, batch: Batch) -> None:
         """Tell the log what was decided, now that it is on disk."""
@@ -327,20 +331,20 @@ class FleetKeeper(Service):
             )
             self._told_away, self._told_away_at = away, now
         lost = self.loaded.outbox.lost
-        if lost > self._told_lost and now - self._reminded >= REMINDER:
+        if lost > self._told_lost and now - self._told_lost_at >= REMINDER:
             self.log.error("{lost} check-ins and events would be lost in a crash: no room to keep them", lost=lost)
-            self._told_lost = lost
-            self._reminded = now
+            self._told_lost, self._told_lost_at = lost, now
 
     def _tell(self, trouble: str) -> None:
-        """Log a trouble, at most once a minute, and its end."""
+        """Log a trouble, at most once a minute also where it comes and goes, and its end."""
         before, self.trouble = self.trouble, trouble
         now = self._reactor.seconds()
         if not trouble:
-            if before:
+            if self._told:
                 self.log.warn("over: {trouble}", trouble=before)
-        elif not before or now - self._reminded >= REMINDER:
-            self._reminded = now
+            self._told = False
+        elif now - self._reminded >= REMINDER:
+            self._reminded, self._told = now, True
             waiting = 0 if self.fleet is None else self.fleet.outbox.unwritten
             self.log.error("{trouble} ({waiting} changes wait)", trouble=trouble, waiting=waiting)
 
@@ -354,10 +358,10 @@ class FleetKeeper(Service):
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
-        for waiting in (self._opening, self._writing):
-            if waiting is not None:
-                await waiting
         try:
+            for waiting in (self._opening, self._writing):
+                if waiting is not None:
+                    await waiting
             if self.fleet is not None:
                 # What was given out, and what has come since.
                 for _ in range(2):
@@ -367,6 +371,8 @@ class FleetKeeper(Service):
                         self.fleet.outbox.confirm()
         except LedgerError as error:
             self.log.error("the last changes are lost: {error}", error=str(error))
+        except Exception:  # noqa: BLE001 - the end comes, whatever it was
+            self.log.failure("the last changes are lost")
         await self._in_thread(self._ledger.close)
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:

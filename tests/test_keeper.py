@@ -1,0 +1,404 @@
+"""Tests of keeping the memory of the fleet: on disk soon, served from memory when the ledger fails, and back again."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+from twisted.logger import LogLevel
+from twisted.trial.unittest import SynchronousTestCase
+
+from ota_server.firmware.naming import Kind
+from ota_server.fleet import database, outbox
+from ota_server.fleet.decision import Send
+from ota_server.fleet.ledger import Ledger, sqlite_url
+from ota_server.fleet.rollout import State
+from ota_server.keeper import REMINDER, RETRY
+from tests.fleet.databases import fill_disk, postgresql, small_disk
+from tests.fleet.play import NOW, mac
+from tests.keeping import FILES, NEW, PLACE, Kept, logged, picture
+
+
+class KeeperTestCase(SynchronousTestCase):
+    """Tests with a ledger in a file."""
+
+    def setUp(self) -> None:
+        """Choose the file, and wait for no other connection that writes."""
+        self.patch(database, "LOCK_PATIENCE", 0.01)
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.path = self.folder / "ledger.sqlite"
+        self.url = sqlite_url(self.path)
+
+    def keep(self, **more: Any) -> Kept:
+        """Start to keep a fleet; it ends with the test at the latest."""
+        kept = Kept(more.pop("url", self.url), **more)
+        self.addCleanup(lambda: kept.stop() if kept.keeper.running else None)
+        return kept
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let another connection hold the file, so that nothing can be written."""
+        other = sqlite3.connect(self.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            other.rollback()
+            other.close()
+
+
+class WritingTests(KeeperTestCase):
+    """What is written when, and what is known after a restart."""
+
+    def test_soon_on_disk(self) -> None:
+        """Whatever has changed is on disk a second later: new devices, check-ins, attempts, rollouts."""
+        kept = self.keep()
+        for version in ("1.0.0", "1.0.0", "1.1.0", "1.1.0"):
+            for number in range(4):
+                kept.update(number, version)
+                kept.pass_time(1)
+                device = kept.fleet.devices[mac(number)]
+                found = kept.read()
+                self.assertEqual(found.devices[device.id].last_seen, device.last_seen)
+                self.assertEqual(found.devices[device.id].version, version)
+                self.assertEqual(
+                    [attempt.outcome for attempt in found.devices[device.id].attempts],
+                    [attempt.outcome for attempt in device.attempts],
+                )
+        self.assertEqual(kept.fleet.outbox.unwritten, 0)
+
+    def test_when_ready(self) -> None:
+        """Who waits for the memory is told when it has been read, or at once where it has."""
+        kept = self.keep()
+        self.assertIsNone(self.successResultOf(kept.keeper.when_ready()))
+        missing = self.folder / "later"
+        kept = self.keep(url=sqlite_url(missing / "ledger.sqlite"))
+        waiting, given_up = kept.keeper.when_ready(), kept.keeper.when_ready()
+        given_up.addErrback(lambda _: None)
+        given_up.cancel()
+        self.assertNoResult(waiting)
+        missing.mkdir()
+        kept.pass_time(RETRY)
+        self.assertIsNone(self.successResultOf(waiting))
+
+    def test_restart(self) -> None:
+        """Who comes after knows all: devices, outcomes, brakes, halts, stages and their seats."""
+        policy = 'soak = "5s"\n[projects.plug]\nstages = ["2", "50%", "100%"]'
+        files = (*FILES, "plug-1.0.0.bin", "plug-1.1.0.bin")
+        kept = self.keep(files=files, policy=f"{policy}\n[projects.lamp]\nhalt = {{ failures = 3, share = '1%' }}")
+        for number in (1, 2):
+            kept.update(number)
+            kept.pass_time(1)
+            kept.check(number, "1.1.0")
+        for _ in range(3):
+            kept.bounce(3)
+        self.assertEqual(kept.check(3), "bounced")
+        kept.update(4)
+        kept.pass_time(7)
+        kept.check(2, "1.1.0")
+        for number in (5, 6):
+            kept.bounce(number)
+        kept.pass_time(1)
+        self.assertEqual(kept.check(7), "halted")
+        for number in range(10, 20):
+            check_in = attrs.evolve(kept.check_in(number, "1.0.0"), project="plug")
+            decision = kept.keeper.answer(check_in, kept.catalog, "192.0.2.1")
+            if isinstance(decision, Send):
+                kept.keeper.watch(check_in, kept.catalog, "192.0.2.1").begun(decision.image)
+        self.assertEqual(kept.fleet.course.places["stable", "plug"].by_version[NEW].admitted, 2)
+        kept.pass_time(3)
+        kept.check(1, "1.1.0")
+        before = picture(kept.fleet.devices, kept.fleet.course.places)
+        self.assertGreater(len(before), 15)
+        kept.stop()
+        other = self.keep(files=files, policy=policy, now=kept.clock.seconds())
+        self.assertEqual(picture(other.fleet.devices, other.fleet.course.places), before)
+        self.assertEqual((other.check(3), other.check(8)), ("halted", "halted"))
+
+    def test_stop(self) -> None:
+        """The end writes what waits, closes the file, and leaves nothing behind."""
+        kept = self.keep()
+        kept.update(1)
+        kept.stop()
+        self.assertEqual(kept.clock.getDelayedCalls(), [])
+        # SQLite removes the others when it is closed.
+        self.assertEqual([path.name for path in self.folder.iterdir()], [self.path.name])
+        self.assertEqual([attempt.kind for attempt in kept.read().devices[mac(1)].attempts], [Kind.APP])
+
+    def test_stop_in_trouble(self) -> None:
+        """Where the last changes can't be written the end comes nevertheless, and that is told."""
+        kept = self.keep()
+        kept.update(1)
+        with self.locked(), logged() as lines:
+            self.assertIsNone(self.successResultOf(kept.keeper.stopService()))
+        self.assertEqual(len(lines), 1)
+        self.assertIn("the last changes are lost: the ledger", lines[0])
+
+    def test_orders(self) -> None:
+        """What another program orders is done within a moment and once, and marked as done."""
+        kept = self.keep()
+        kept.update(1)
+        kept.pass_time(1)
+        beside = Ledger(self.url)
+        beside.give_order(NOW, "operator:me", "halt", channel="stable", project="lamp", version=NEW)
+        beside.give_order(NOW, "operator:me", "nonsense", device=mac(1))
+        beside.give_order(NOW, "operator:me", "forget", device=mac(9))
+        kept.pass_time(1.5)
+        self.assertEqual(kept.check(2), "halted")
+        kept.pass_time(10)
+        self.assertEqual(kept.state(), State.HALTED)
+        beside.open_for_reading()
+        self.addCleanup(beside.close)
+        self.assertEqual(beside.orders(), [])
+        told = [(event.actor, event.kind) for _, event in beside.events(10)]
+        self.assertEqual(told.count(("operator:me", "halted")), 1)
+        self.assertEqual(told.count(("operator:me", "refused")), 2)
+
+    def test_order_that_cannot_be_marked(self) -> None:
+        """An order is followed once, also where it can't be written for a while that it was."""
+        kept = self.keep()
+        for number in (1, 2):
+            kept.bounce(number)
+        kept.pass_time(1)
+        Ledger(self.url).give_order(NOW, "operator:me", "resume", channel="stable", project="lamp", version=NEW)
+        follow, followed = kept.fleet.follow, []
+
+        def break_after(order: Any, now: float) -> None:
+            followed.append(order.kind)
+            follow(order, now)
+            other = sqlite3.connect(self.path, isolation_level=None)
+            self.addCleanup(other.close)
+            other.execute("BEGIN EXCLUSIVE")
+            kept.clock.callLater(10, other.rollback)
+
+        self.patch(kept.fleet, "follow", break_after)
+        kept.pass_time(8)
+        self.assertEqual((followed, kept.check(3)), (["resume"], "halted"))
+        kept.pass_time(10)
+        self.assertEqual((followed, kept.check(3)), (["resume"], "newer"))
+
+
+class TroubleTests(KeeperTestCase):
+    """A ledger that can't be read at the start, or fails later."""
+
+    def start_and_mend(self, url: str, mend: Callable[[], object], **more: Any) -> Kept:
+        """Start with a ledger that can't be read, see that nobody is served and that it is told; then mend it."""
+        with logged() as lines:
+            kept = self.keep(url=url, **more)
+            waiting = kept.keeper.when_ready()
+            kept.pass_time(2 * REMINDER + 1)
+            self.assertIsNone(kept.keeper.fleet)
+            self.assertIn("no device is served", kept.keeper.trouble)
+            self.assertNoResult(waiting)
+        self.assertEqual(len(lines), 3, lines)
+        with logged() as lines:
+            mend()
+            kept.pass_time(RETRY)
+        self.assertIsNone(self.successResultOf(waiting))
+        self.assertEqual([line.partition(":")[0] for line in lines], ["over"])
+        self.assertEqual((kept.keeper.trouble, kept.check(1)), ("", "newer"))
+        kept.pass_time(1)
+        self.assertIn(mac(1), kept.read().devices)
+        return kept
+
+    def test_folder_that_comes_later(self) -> None:
+        """Where the folder isn't there yet it is waited for; what changes meanwhile isn't missed."""
+        folder = self.folder / "mounted later"
+        self.start_and_mend(sqlite_url(folder / "ledger.sqlite"), folder.mkdir)
+
+    def test_folder_without_permission(self) -> None:
+        """The same for a folder where the server may not write."""
+        folder = self.folder / "forbidden"
+        folder.mkdir()
+        folder.chmod(0o555)
+        if os.geteuid() == 0:
+            os.seteuid(pwd.getpwnam("nobody").pw_uid)
+            self.addCleanup(os.seteuid, 0)
+
+        def allow() -> None:
+            if os.getuid() == 0:
+                os.seteuid(0)
+            folder.chmod(0o755)
+
+        self.start_and_mend(sqlite_url(folder / "ledger.sqlite"), allow)
+
+    def test_postgresql_that_comes_later(self) -> None:
+        """The same for a PostgreSQL server that isn't up yet."""
+        server = postgresql()
+        url = server.empty()
+        server.stop()
+        try:
+            self.start_and_mend(url, server.start).stop()
+        except BaseException:
+            server.start()
+            raise
+
+    def test_stop_while_waiting(self) -> None:
+        """The end may come before the ledger could be read."""
+        kept = self.keep(url=sqlite_url(self.folder / "nowhere" / "ledger.sqlite"))
+        self.assertIsNone(self.successResultOf(kept.keeper.stopService()))
+        self.assertEqual(kept.clock.getDelayedCalls(), [])
+
+    def test_damaged(self) -> None:
+        """A damaged file is set aside, that is told loudly, and a new one begun."""
+        kept = self.keep()
+        for number in range(200):
+            kept.check(number)
+        kept.stop()
+        with sqlite3.connect(self.path) as connection:
+            [(page,)] = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'devices'")
+        connection.close()
+        for number, offset in enumerate((0, 4096 * (page - 1))):
+            # The first shows when it is opened, the second when the devices are read.
+            with self.path.open("r+b") as file:
+                file.seek(offset)
+                file.write(b"no page of a database" * 100)
+            with logged(LogLevel.critical) as lines:
+                kept = self.keep(now=NOW + number)
+            self.assertIn("was damaged", lines[0])
+            self.assertIn("offered again", lines[1])
+            self.assertEqual(len(list(self.folder.glob("*.damaged-*"))), number + 1)
+            self.assertEqual((len(kept.fleet.devices), kept.check(1)), (0, "newer"))
+            kept.pass_time(1)
+            self.assertEqual(list(kept.read().devices), [mac(1)])
+            for each in range(200):
+                kept.check(each)
+            kept.stop()
+
+    def fail_for_a_while(
+        self, kept: Kept, break_: Callable[[], object], mend: Callable[[], object], *, readable: bool = True
+    ) -> None:
+        """Let the ledger fail: devices are served on, what changes waits, and is written after that."""
+        for number in (1, 2, 3):
+            kept.update(number)
+        kept.pass_time(1)
+        known = kept.read().devices.keys()
+        with logged() as lines:
+            break_()
+            kept.check(1, "1.1.0")
+            self.assertEqual(kept.bounce(2), "newer")
+            kept.pass_time(3 * REMINDER)
+            for number in range(4, 400):
+                self.assertEqual(kept.update(number), "newer")
+            self.assertEqual(kept.bounce(3), "deciding")
+            kept.pass_time(REMINDER - 1)
+            for number in (4, 400, 401):
+                # Nobody gets it, and nobody is told that it is halted, before that is on disk.
+                self.assertEqual(kept.update(number), "deciding")
+            self.assertEqual(kept.keeper.barred(PLACE), {NEW})
+            self.assertIn("is only kept in memory", kept.keeper.trouble)
+            self.assertGreater(kept.fleet.outbox.unwritten, 700)
+        self.assertEqual(len(lines), 4, lines)
+        self.assertRegex(lines[-1], r"\([0-9]+ changes wait\)\Z")
+        if readable:
+            self.assertEqual(kept.read().devices.keys(), known)
+            self.assertEqual(kept.state(), State.RUNNING)
+        with logged() as lines:
+            mend()
+            kept.pass_time(RETRY + 1)
+        self.assertEqual([line.partition(":")[0] for line in lines], ["over", "lamp 1.1.0"])
+        self.assertEqual((kept.keeper.trouble, kept.fleet.outbox.unwritten), ("", 0))
+        self.assertEqual(kept.state(), State.HALTED)
+        self.assertEqual(kept.update(500), "halted")
+        kept.pass_time(1)
+        found = kept.read()
+        self.assertEqual(found.devices.keys(), kept.fleet.devices.keys())
+        after = self.keep(url=kept.url, now=kept.clock.seconds())
+        self.assertEqual(
+            picture(after.fleet.devices, after.fleet.course.places),
+            picture(kept.fleet.devices, kept.fleet.course.places),
+        )
+
+    def test_locked(self) -> None:
+        """Another program holds the file for minutes."""
+        kept = self.keep()
+        other = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(other.close)
+        self.fail_for_a_while(kept, lambda: other.execute("BEGIN EXCLUSIVE"), other.rollback)
+
+    def test_full_disk(self) -> None:
+        """The disk is full for minutes."""
+        with small_disk(self.folder / "disk", "4M") as disk:
+            kept = self.keep(url=sqlite_url(disk / "ledger.sqlite"))
+            self.fail_for_a_while(kept, lambda: fill_disk(disk / "other", leave=0), (disk / "other").unlink)
+            kept.stop()
+
+    def test_postgresql_that_goes_away(self) -> None:
+        """The database server is down for minutes."""
+        server = postgresql()
+        kept = self.keep(url=server.empty())
+        running = [True]
+
+        def stop() -> None:
+            running.clear()
+            server.stop()
+
+        def start() -> None:
+            if not running:
+                running.append(True)
+                server.start()
+
+        self.addCleanup(start)
+        self.fail_for_a_while(kept, stop, start, readable=False)
+
+    def test_trouble_that_comes_and_goes(self) -> None:
+        """A ledger that fails every few seconds is told of once a minute as well."""
+        kept = self.keep()
+        with logged() as lines:
+            for _ in range(30):
+                with self.locked():
+                    kept.check(1)
+                    kept.pass_time(RETRY)
+                kept.pass_time(RETRY + 1)
+                self.assertEqual(kept.keeper.trouble, "")
+        said = [line.partition(":")[0] for line in lines]
+        self.assertEqual(said, 3 * ["what changes is only kept in memory", "over"])
+
+    def test_lost(self) -> None:
+        """Check-ins for which there is no room any more are counted, and that is told once a minute."""
+        self.patch(outbox, "MAX_SIGHTINGS", 5)
+        kept = self.keep()
+        for number in range(5):
+            kept.check(number, "1.1.0")
+        kept.pass_time(2)
+        with self.locked(), logged() as lines:
+            for _ in range(int(2 * REMINDER)):
+                kept.pass_time(1)
+                kept.check(1, "1.1.0")
+            self.assertGreater(kept.fleet.outbox.lost, 100)
+        lost = [line for line in lines if "would be lost in a crash" in line]
+        self.assertEqual(len(lost), 2, lines)
+        self.assertEqual(len(lines), 4, lines)
+        kept.pass_time(RETRY + 1)
+        self.assertEqual(kept.keeper.trouble, "")
+        # Nothing is lost where the process lives on: the next check-in tells it all.
+        kept.check(1, "1.1.0")
+        kept.pass_time(1)
+        self.assertEqual(kept.read().devices[mac(1)].last_seen, kept.fleet.devices[mac(1)].last_seen)
+
+    def test_unforeseen_failures(self) -> None:
+        """Whatever goes wrong in a look at what is due or in a writing, it is logged, and goes on."""
+        kept = self.keep()
+        kept.pass_time(2)
+
+        def fail(*arguments: object) -> Any:
+            raise ZeroDivisionError
+
+        for owner, name in ((kept.fleet, "tick"), (kept.ledger, "write"), (kept.fleet.outbox, "take")):
+            with self.subTest(name):
+                patch = self.patch(owner, name, fail)
+                kept.check(1, "1.0.0")
+                kept.pass_time(1)
+                self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
+                patch.restore()
+                kept.check(1, "1.1.0")
+                kept.pass_time(RETRY + 1)
+                self.assertEqual(kept.fleet.outbox.unwritten, 0)
+                self.assertEqual(self.flushLoggedErrors(ZeroDivisionError), [])
