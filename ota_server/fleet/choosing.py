@@ -17,9 +17,7 @@ from ota_server.fleet.decision import (
     Case,
     Decision,
     Refuse,
-    find_running,
     highest_version,
-    place_by,
 )
 from ota_server.fleet.rollout import State, admits
 
@@ -29,11 +27,9 @@ MAX_SKIPPED = 8
 
 def find_place(case: Case) -> Decision | None:
     """Find the project."""
-    case.check_in = check_in = place_by(case.check_in, case.rules)
-    project = case.catalog.project(check_in.channel, check_in.project)
-    if project is None:
+    if case.served is None:
         return UNKNOWN_PROJECT
-    case.project = project
+    case.project = case.served
     return None
 
 
@@ -50,7 +46,6 @@ def read_question(case: Case) -> Decision | None:
 def choose_release(case: Case) -> Decision | None:
     """Choose the best image for the device."""
     check_in, rules = case.check_in, case.rules
-    case.running = find_running(check_in, case.catalog)
     chip = check_in.chip or _find_chip(case.running, case.family)
     if rules.pin is not None:
         choice = _choose_pinned(case, rules.pin, chip)

@@ -116,15 +116,16 @@ NO_TRAFFIC = Traffic()
 class Case:
     """One check-in with all that is decided by, and what the steps have found out so far.
 
-    `choice` is the best image for the device and `offer` what is to be sent unless a later step is against it, for
-    `reason`. `passed_over` is the highest release that the device doesn't get, with the reason.
+    `check_in` is at the place that the rules send it to, `served` the project there, if there is one, and `running`
+    are the images that a hash named. `choice` is the best image for the device, `best` its plain form, `packed` the
+    compressed one that is sent in its place, and `reason` why it is sent. `passed_over` is the highest release that
+    the device doesn't get, with the reason.
     """
 
     project: Project
     choice: Choice
     best: Image
     reason: str = ""
-    running: tuple[Image, ...] = ()
     passed_over: tuple[Version, str] | None = None
     rolled_back = False
     packed: Image | None = None
@@ -141,13 +142,15 @@ class Case:
         now: float = 0.0,
         traffic: Traffic = NO_TRAFFIC,
     ) -> None:
-        self.check_in = check_in
+        self.check_in = check_in = place_by(check_in, rules)
         self.catalog = catalog
         self.rules = rules
         self.device = device
         self.rollouts = rollouts
         self.now = now
         self.traffic = traffic
+        self.served = catalog.project(check_in.channel, check_in.project)
+        self.running = find_running(check_in, catalog)
         self.filesystem = check_in.mode is Mode.FILESYSTEM
         self.kind = Kind.FILESYSTEM if self.filesystem else Kind.APP
         self.family = "" if check_in.dialect is None else FAMILIES[check_in.dialect]

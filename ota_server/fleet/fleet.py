@@ -17,8 +17,8 @@ from ota_server.firmware.naming import Kind
 from ota_server.firmware.versions import Numbers, numbers_of
 from ota_server.fleet.checkin import CheckIn, Mode
 from ota_server.fleet.course import Course
-from ota_server.fleet.decide import Decision, decide
-from ota_server.fleet.decision import NO_TRAFFIC, Traffic, find_running, place_by
+from ota_server.fleet.decide import Decision, decide_case
+from ota_server.fleet.decision import Case, Traffic, find_running
 from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place
 from ota_server.fleet.journal import Actor, Event, Memory, Order
 from ota_server.fleet.listening import Listening
@@ -76,19 +76,19 @@ class Fleet:
 
     def answer(self, check_in: CheckIn, catalog: Catalog, address: str, now: float) -> Decision:
         """Remember a check-in from a network address, see what it shows, and decide what to answer."""
-        rules = self.policy.rules_for(check_in.project, check_in.device)
-        placed = place_by(check_in, rules)
         self._listening.heard(now)
-        device = None
-        if check_in.device is not None and catalog.project(placed.channel, placed.project) is not None:
-            device = self._meet(placed, catalog, rules, address, now)
-        rollouts = self.course.places.get((placed.channel, placed.project), NO_ROLLOUTS)
-        traffic = NO_TRAFFIC
-        if rules.max_downloads is not None or self.policy.max_downloads is not None:
-            traffic = self._traffic(placed, now)
-        decision = decide(placed, catalog, rules, device, rollouts, now, traffic)
-        if device is not None and decision.reason == "busy":
-            self._let_wait(device.id, now)
+        policy = self.policy
+        case = Case(check_in, catalog, policy.rules_for(check_in.project, check_in.device), now=now)
+        if case.served is not None:
+            if check_in.device is not None:
+                case.device = self._meet(case, check_in.device, address)
+            placed = case.check_in
+            case.rollouts = self.course.places.get((placed.channel, placed.project), NO_ROLLOUTS)
+        if policy.max_downloads is not None or case.rules.max_downloads is not None:
+            case.traffic = self._traffic(case.check_in, now)
+        decision = decide_case(case)
+        if case.device is not None and decision.reason == "busy":
+            self._let_wait(case.device.id, now)
         return decision
 
     def take_catalog(self, catalog: Catalog, now: float) -> None:
@@ -101,38 +101,36 @@ class Fleet:
         rollouts = self.course.places.get(place)
         return frozenset() if rollouts is None else rollouts.barred
 
-    def _meet(self, check_in: CheckIn, catalog: Catalog, rules: Rules, address: str, now: float) -> Device | None:
+    def _meet(self, case: Case, device_id: str, address: str) -> Device | None:
         """Find the device, or make it, and learn what the check-in says of it."""
-        assert check_in.device is not None
-        device = self.devices.get(check_in.device)
-        running = find_running(check_in, catalog)
+        now, check_in, running = case.now, case.check_in, case.running
+        device = self.devices.get(device_id)
         if device is None:
-            device = self._welcome(check_in, address, now)
+            device = self._welcome(check_in, device_id, address, now)
             if device is not None:
                 self._learn(device, check_in, running, address)
             return device
-        interval = now - device.last_seen
-        if interval > 0:
-            device.rhythm = add_interval(device.rhythm, interval)
+        before = device.last_seen
+        if now > before:
+            device.rhythm = add_interval(device.rhythm, now - before)
             device.last_seen = now
-            if device in self._newcomers and now - device.first_seen >= PROBATION:
+            if before - device.first_seen < PROBATION <= now - device.first_seen:
                 self._newcomers.remove(device)
         if self._learn(device, check_in, running, address):
             self.outbox.changed(device)
         else:
             self.outbox.saw(device, now)
         if device.attempts:
-            self._see(device, check_in, running, rules, now)
+            self._see(device, check_in, running, case.rules, now)
         return device
 
-    def _welcome(self, check_in: CheckIn, address: str, now: float) -> Device | None:
+    def _welcome(self, check_in: CheckIn, device_id: str, address: str, now: float) -> Device | None:
         """Make a device that was not known; None where there is no room."""
         if len(self.devices) >= MAX_DEVICES and not len(self._newcomers):
             self.turned_away += 1
             return None
-        assert check_in.device is not None
         place = (check_in.channel, check_in.project)
-        device = Device(self._next_key, check_in.device, check_in.dialect, *place, now, now, address)
+        device = Device(self._next_key, device_id, check_in.dialect, *place, now, now, address)
         self._next_key += 1
         self.devices[device.id] = device
         self.course.rollouts(place).fleet += 1

@@ -16,6 +16,7 @@ MIN_INTERVAL = 1.0
 """Check-ins closer together, in seconds, are one to this: retries, and questions for sketch and filesystem."""
 
 _NUMBER = struct.Struct("<I")
+_KEPT = -_NUMBER.size * (LENGTH - 1)
 _LARGEST = (1 << 32) - 1
 
 
@@ -23,7 +24,7 @@ def add_interval(rhythm: bytes, seconds: float) -> bytes:
     """Return a rhythm with one more interval, in seconds; the oldest gives way. Shorter than MIN_INTERVAL is none."""
     if seconds < MIN_INTERVAL:
         return rhythm
-    return rhythm[-_NUMBER.size * (LENGTH - 1) :] + _NUMBER.pack(min(int(seconds), _LARGEST))
+    return rhythm[_KEPT:] + _NUMBER.pack(int(seconds) if seconds < _LARGEST else _LARGEST)
 
 
 @lru_cache(maxsize=4096)
