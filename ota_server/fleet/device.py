@@ -40,7 +40,7 @@ FAILURES = frozenset({Outcome.BOUNCED, Outcome.SILENT})
 """The outcomes that count towards a halt."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class Attempt:
     """One device and one image. Times are in seconds since 1970.
 
@@ -68,7 +68,7 @@ class Attempt:
     settled: bool = False
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, weakref_slot=False)
 class Device:
     """One device. Times are in seconds since 1970.
 

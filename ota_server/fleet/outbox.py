@@ -44,7 +44,7 @@ class Outbox:
         self._next = next_batch
         self._sightings = SightingsLog(now)
         self._devices: dict[int, Device] = {}
-        self._attempts: dict[tuple[int, str, str, Kind, str], AttemptRow] = {}
+        self._attempts: dict[tuple[int, str, str, Numbers, Kind, str], AttemptRow] = {}
         self._rollouts: dict[tuple[str, str, Numbers], RolloutRow] = {}
         self._events: list[Event] = []
         self._forgotten: list[int] = []
@@ -96,7 +96,15 @@ class Outbox:
 
     def attempted(self, device: Device, attempt: Attempt) -> None:
         """Note an attempt as it is now."""
-        place = (device.key, attempt.channel, attempt.project, attempt.kind, attempt.image)
+        # The same bytes may be those of several releases.
+        place = (
+            device.key,
+            attempt.channel,
+            attempt.project,
+            attempt.version,
+            attempt.kind,
+            attempt.image,
+        )
         self._attempts[place] = _attempt_row(device.key, attempt)
 
     def rolled(self, rollout: Rollout) -> None:
