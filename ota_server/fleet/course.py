@@ -181,6 +181,8 @@ class Course:
             if rollout.state is State.RUNNING and not rollout.deciding:
                 rollout.stage, rollout.seats, rollout.stage_since = stage, seats, now
                 rollout.state = state
+            # Something else may have been written of it together with this.
+            self._outbox.rolled(rollout)
 
         self._outbox.plan(row, stepped)
         self._tell(now, Actor.SERVER, kind, rollout, text)
