@@ -93,7 +93,7 @@ def _choose_allowed(case: Case, chip: str | None) -> Choice:
     while True:
         choice = project.choose_among(case.kind, chip, case.family, excluded, ceiling)
         best = choice.image
-        if best is None or (current is not None and compare(best.version, current) <= 0):
+        if best is None or (current is not None and not _is_above(case, best.version, current)):
             break
         numbers = numbers_of(best.version)
         stone = _find_stone(case, best.version) if ceiling is None else None
@@ -117,9 +117,25 @@ def _choose_allowed(case: Case, chip: str | None) -> Choice:
     return _choose_back(case, chip, choice, current)
 
 
+def _is_above(case: Case, version: Version, current: Version) -> bool:
+    """Say whether a release is news for a device: a higher version, or the same where it runs another build."""
+    order = compare(version, current)
+    return order > 0 or (order == 0 and _runs_other_build(case))
+
+
+def _runs_other_build(case: Case) -> bool:
+    """Say whether the device runs another build, by its hash or else by the name in brackets behind its version."""
+    project = case.check_in.project
+    if case.running and not case.filesystem:
+        return not any(image.project == project for image in case.running)
+    reported = case.reported
+    name = None if reported is None else reported.build_name
+    return name is not None and name.casefold() != project.casefold()
+
+
 def _choose_back(case: Case, chip: str | None, choice: Choice, current: Version | None) -> Choice:
     """Choose the release before the halted one that runs, where the policy leads back; otherwise keep the choice."""
-    if not case.rules.rollback or current is None or current.prerelease is not None:
+    if not case.rules.rollback or current is None or current.prerelease is not None or _runs_other_build(case):
         return choice
     numbers = numbers_of(current)
     rollout = case.rollouts.by_version.get(numbers)
@@ -194,7 +210,7 @@ def _compare_with_image(case: Case) -> Decision | None:
     if best in running:
         return _stay(case, version)
     order = compare(best.version, version)
-    if order == 0 and not any(image.project == project for image in running):
+    if order == 0 and _runs_other_build(case):
         case.reason = "other-build"
         return None
     return _send_if_higher(case, order, version)
@@ -219,8 +235,7 @@ def _compare_with_reported(case: Case) -> Decision | None:
     except VersionError as error:
         return Refuse("unreadable-version", f"version {text[:40]!a}: {error}")
     order = compare(best.version, reported.version)
-    name = reported.build_name
-    if order == 0 and name is not None and name.casefold() != case.check_in.project.casefold():
+    if order == 0 and _runs_other_build(case):
         case.reason = "other-build"
         return None
     return _send_if_higher(case, order, reported.version)
@@ -241,7 +256,7 @@ def _send_if_higher(case: Case, order: int, version: Version) -> Decision | None
 def _stay(case: Case, version: Version) -> Decision:
     """Decide for a device that runs the best image for it, or a higher version: there may be one above, not for it."""
     choice = case.choice
-    if case.passed_over is not None and compare(case.passed_over[0], version) > 0:
+    if case.passed_over is not None and _is_above(case, case.passed_over[0], version):
         return WITHHELD[case.passed_over[1]]
     if choice.reason is not None and choice.withheld is not None and compare(choice.withheld, version) > 0:
         return WITHHELD[choice.reason]
