@@ -67,7 +67,7 @@ class PolicyLawTests(SynchronousTestCase):
         self.assertTrue(rollout is None or (rollout.state is not State.HALTED and not rollout.deciding), reason)
 
     def check_stages(self, situation: Situation, image: Image, reason: str) -> None:
-        """Check that a release in stages is sent only to its stage, and to those that had it, are pinned, or led back."""
+        """Check that a release in stages goes to its stage only, and to those that had it, are pinned, or led back."""
         rules, device, rollouts = situation.rules, situation.device, situation.rollouts
         if not rules.stages or rules.pin is not None or reason == "rollback":
             return
@@ -78,7 +78,7 @@ class PolicyLawTests(SynchronousTestCase):
         self.assertTrue(admits(rollout, rollouts.fleet, release, rules, device, situation.now), reason)
 
     def check_stepping_stones(self, situation: Situation, image: Image, reason: str) -> None:
-        """Check that nobody unpinned is sent past a stepping stone above what runs, nor past any where that is unknown."""
+        """Check that nobody unpinned is sent past a stepping stone above what runs, nor past any if that is unknown."""
         running, rules = situation.running, situation.rules
         for stone in rules.stepping_stones if rules.pin is None else ():
             if running is None or compare(running, stone) < 0:
