@@ -12,7 +12,7 @@ import attrs
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.versions import Numbers, numbers_of
 from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place, standing
-from ota_server.fleet.journal import Actor, Event
+from ota_server.fleet.journal import Actor, Event, RolloutRow
 from ota_server.fleet.outbox import Outbox, rollout_row
 from ota_server.fleet.policy import Policy
 from ota_server.fleet.rollout import (
@@ -40,6 +40,8 @@ class Course:
         self.policy = policy
         self._outbox = outbox
         self._urgent = urgent
+        # What is being written down of a rollout and takes effect after that: the last of it, if it was changed again.
+        self._planned: dict[Rollout, RolloutRow] = {}
 
     def rollouts(self, place: Place) -> Rollouts:
         """Return the rollouts of a place, which are made if there are none."""
@@ -76,15 +78,36 @@ class Course:
         """Give an attempt an outcome, or none (it never came to be), and count it in its rollout."""
         place = (attempt.channel, attempt.project)
         rollout = self.begin(place, attempt.version, now)
-        before = standing(device.attempts, place, attempt.version)
+        touched = device.attempts
+        before = standing(touched, place, attempt.version)
         if outcome is None:
-            device.attempts = tuple(each for each in device.attempts if each is not attempt)
+            device.attempts = tuple(each for each in touched if each is not attempt)
         else:
             attempt.outcome = outcome
             attempt.outcome_at = now
-            if attempt not in device.attempts:
-                device.attempts = (*device.attempts, attempt)
-        after = standing(device.attempts, place, attempt.version)
+            if attempt not in touched:
+                device.attempts = (*touched, attempt)
+        self._recount(rollout, device, touched, before, now)
+
+    def settle(self, device: Device, attempt: Attempt, now: float) -> None:
+        """Keep an attempt in the ledger only: its device counts by those that are left, or else as it stood last."""
+        touched, rollout = device.attempts, self.find((attempt.channel, attempt.project), attempt.version)
+        before = standing(touched, (attempt.channel, attempt.project), attempt.version)
+        attempt.settled = True
+        device.attempts = tuple(each for each in touched if each is not attempt)
+        self._outbox.attempted(device, attempt)
+        if rollout is None:
+            return
+        if standing(device.attempts, (rollout.channel, rollout.project), rollout.version) is None:
+            rollout.failing.discard(device)
+        else:
+            self._recount(rollout, device, touched, before, now)
+
+    def _recount(
+        self, rollout: Rollout, device: Device, touched: tuple[Attempt, ...], before: Outcome | None, now: float
+    ) -> None:
+        """Count a device, whose attempts were `touched`, as it stands now and no more as it stood before."""
+        after = standing(device.attempts, (rollout.channel, rollout.project), rollout.version)
         if before is after:
             return
         if before is not None:
@@ -101,13 +124,22 @@ class Course:
             self._consider_halt(rollout, now)
         elif before in FAILURES:
             rollout.failing.discard(device)
-            if attempt.acknowledged:
+            known = [each for each in touched if each.acknowledged and _is_of(each, rollout)]
+            for attempt in known:
                 attempt.acknowledged = False
+                self._outbox.attempted(device, attempt)
+            if known:
                 rollout.acknowledged -= 1
+                self._write(rollout)
+
+    def _heading(self, rollout: Rollout) -> State:
+        """Return the state of a rollout, or that which is being written down."""
+        planned = self._planned.get(rollout)
+        return rollout.state if planned is None else planned.state
 
     def _consider_halt(self, rollout: Rollout, now: float) -> None:
         rule = self.policy.rules_for(rollout.project, None).halt
-        if rollout.state is State.HALTED or rollout.deciding or not must_halt(rollout, rule):
+        if self._heading(rollout) is State.HALTED or not must_halt(rollout, rule):
             return
         known = rollout.failures + rollout.confirmed
         why = (
@@ -119,16 +151,34 @@ class Course:
     def _halt(self, rollout: Rollout, actor: str, why: str, now: float) -> None:
         rollout.deciding = True
         self._bar(rollout)
-        row = attrs.evolve(rollout_row(rollout), state=State.HALTED, why=why)
-
-        def halted() -> None:
-            rollout.state, rollout.why, rollout.deciding = State.HALTED, why, False
-            rollout.good_since = None
-            self._bar(rollout)
-
-        self._outbox.plan(row, halted)
+        self._plan(rollout, attrs.evolve(rollout_row(rollout), state=State.HALTED, why=why))
         self._tell(now, actor, "halted", rollout, why)
+
+    def _plan(self, rollout: Rollout, row: RolloutRow) -> None:
+        """Write the next step of a rollout down, which takes effect after that, if none was planned in its place."""
+        policy = self.policy
+        self._planned[rollout] = row
+
+        def take_effect() -> None:
+            if self._planned.get(rollout) is not row:
+                return
+            del self._planned[rollout]
+            rollout.state, rollout.why, rollout.deciding, rollout.good_since = row.state, row.why, False, None
+            rollout.stage, rollout.seats, rollout.stage_since = row.stage, row.seats, row.stage_since
+            self._bar(rollout)
+            if self.policy is not policy:
+                self._fit(rollout)
+
+        self._outbox.plan(row, take_effect)
         self._urgent()
+
+    def _write(self, rollout: Rollout) -> None:
+        """Write a rollout down as it is, but for what is planned of it."""
+        planned = self._planned.get(rollout)
+        if planned is None:
+            self._outbox.rolled(rollout)
+        else:
+            self._outbox.plan(attrs.evolve(planned, acknowledged=rollout.acknowledged), lambda: None)
 
     def _bar(self, rollout: Rollout) -> None:
         self.places[rollout.channel, rollout.project].update()
@@ -138,7 +188,7 @@ class Course:
         """Let rollouts go on whose stage has been good for long enough."""
         for rollout in self._running():
             rules = self.policy.rules_for(rollout.project, None)
-            if rollout.deciding:
+            if rollout in self._planned:
                 continue
             if is_last(rules, rollout.stage):
                 if self._is_over(rollout, now):
@@ -177,20 +227,12 @@ class Course:
                 + (describe(rollout.outcomes))
             )
 
-        def stepped() -> None:
-            if rollout.state is State.RUNNING and not rollout.deciding:
-                rollout.stage, rollout.seats, rollout.stage_since = stage, seats, now
-                rollout.state = state
-            # Something else may have been written of it together with this.
-            self._outbox.rolled(rollout)
-
-        self._outbox.plan(row, stepped)
+        self._plan(rollout, row)
         self._tell(now, Actor.SERVER, kind, rollout, text)
-        self._urgent()
 
     def halt(self, rollout: Rollout, actor: str, now: float) -> None:
         """Halt a rollout as the operator says."""
-        if rollout.state is not State.HALTED and not rollout.deciding:
+        if self._heading(rollout) is not State.HALTED:
             self._halt(rollout, actor, f"by {actor}; so far {describe(rollout.outcomes)}", now)
 
     def resume(self, rollout: Rollout, actor: str, now: float, *, stage: int | None = None) -> None:
@@ -201,25 +243,14 @@ class Course:
         known = rollout.failures
         for device in rollout.failing:
             for attempt in device.attempts:
-                if attempt.version == rollout.version and attempt.outcome in FAILURES and not attempt.acknowledged:
+                if _is_of(attempt, rollout) and not attempt.acknowledged:
                     attempt.acknowledged = True
                     self._outbox.attempted(device, attempt)
-        acknowledged = rollout.acknowledged + known
+        rollout.acknowledged += known
         why = f"by {actor}; {known} failures are acknowledged"
-        row = attrs.evolve(
-            rollout_row(rollout),
-            state=State.RUNNING, stage=stage, seats=seats, stage_since=now, acknowledged=acknowledged, why=why,
-        )  # fmt: skip
-
-        def resumed() -> None:
-            rollout.state, rollout.deciding, rollout.good_since = State.RUNNING, False, None
-            rollout.stage, rollout.seats, rollout.stage_since = stage, seats, now
-            rollout.acknowledged, rollout.why = acknowledged, why
-            self._bar(rollout)
-
-        self._outbox.plan(row, resumed)
+        row = rollout_row(rollout)
+        self._plan(rollout, attrs.evolve(row, state=State.RUNNING, stage=stage, seats=seats, stage_since=now, why=why))
         self._tell(now, actor, "resumed", rollout, why)
-        self._urgent()
 
     def complete(self, rollout: Rollout, actor: str, now: float) -> None:
         """Let everybody have a release, as the operator says, whatever its stage."""
@@ -229,17 +260,27 @@ class Course:
     def take_policy(self, policy: Policy, now: float) -> None:
         """Go by another policy from now on: the stages that rollouts are in may have other sizes."""
         self.policy = policy
-        for place, rollouts in self.places.items():
-            rules = policy.rules_for(place[1], None)
+        for rollouts in self.places.values():
             for rollout in rollouts.by_version.values():
-                seats = stage_of(rules, rollout.stage).seats(rollouts.fleet)
-                if rollout.state is State.RUNNING and not rollout.deciding and seats != rollout.seats:
-                    rollout.seats, rollout.good_since = seats, None
-                    self._outbox.rolled(rollout)
+                if rollout not in self._planned:
+                    self._fit(rollout)
+
+    def _fit(self, rollout: Rollout) -> None:
+        """Give the stage of a running rollout as many seats as the policy says."""
+        fleet = self.places[rollout.channel, rollout.project].fleet
+        seats = stage_of(self.policy.rules_for(rollout.project, None), rollout.stage).seats(fleet)
+        if rollout.state is State.RUNNING and seats != rollout.seats:
+            rollout.seats, rollout.good_since = seats, None
+            self._outbox.rolled(rollout)
 
     def _tell(self, now: float, actor: str, kind: str, rollout: Rollout, text: str) -> None:
         place = (rollout.channel, rollout.project, rollout.version)
         self._outbox.told(Event(now, actor, kind, text, *place))
+
+
+def _is_of(attempt: Attempt, rollout: Rollout) -> bool:
+    """Say whether an attempt is one at the release of a rollout."""
+    return (attempt.channel, attempt.project, attempt.version) == (rollout.channel, rollout.project, rollout.version)
 
 
 def _reach_of(seats: int | None, text: str) -> str:

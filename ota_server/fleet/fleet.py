@@ -19,7 +19,7 @@ from ota_server.fleet.checkin import CheckIn, Mode
 from ota_server.fleet.course import Course
 from ota_server.fleet.decide import Decision, decide_case
 from ota_server.fleet.decision import Case, Traffic, find_running
-from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place
+from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place, standing
 from ota_server.fleet.journal import Actor, Event, Memory, Order
 from ota_server.fleet.listening import Listening
 from ota_server.fleet.newcomers import PROBATION, Newcomers
@@ -73,6 +73,10 @@ class Fleet:
                 rollout = self.course.find((attempt.channel, attempt.project), attempt.version)
                 if rollout is not None and attempt.outcome in FAILURES:
                     rollout.failing.add(device)
+        for rollouts in memory.places.values():
+            for rollout in rollouts.by_version.values():
+                # Of devices that were forgotten the ledger counts nothing any more.
+                rollout.acknowledged -= max(0, rollout.acknowledged - rollout.failed)
 
     def answer(self, check_in: CheckIn, catalog: Catalog, address: str, now: float) -> Decision:
         """Remember a check-in from a network address, see what it shows, and decide what to answer."""
@@ -126,9 +130,12 @@ class Fleet:
 
     def _welcome(self, check_in: CheckIn, device_id: str, address: str, now: float) -> Device | None:
         """Make a device that was not known; None where there is no room."""
-        if len(self.devices) >= MAX_DEVICES and not len(self._newcomers):
+        if len(self.devices) >= MAX_DEVICES:
             self.turned_away += 1
-            return None
+            oldest = self._newcomers.oldest
+            if oldest is None:
+                return None
+            self.forget(oldest)
         place = (check_in.channel, check_in.project)
         device = Device(self._next_key, device_id, check_in.dialect, *place, now, now, address)
         self._next_key += 1
@@ -164,7 +171,7 @@ class Fleet:
             return new
         if device.project != check_in.project or device.channel != check_in.channel:
             self.course.rollouts((device.channel, device.project)).fleet -= 1
-            device.channel, device.project = check_in.channel, check_in.project
+            device.channel, device.project, device.settled = check_in.channel, check_in.project, None
             self.course.rollouts((device.channel, device.project)).fleet += 1
             new = True
         version = check_in.version
@@ -201,18 +208,17 @@ class Fleet:
                 self.course.change(device, attempt, Outcome.CONFIRMED, now)
                 self._watch(device, attempt, now)
             elif now - attempt.outcome_at >= rules.soak:
-                self._settle(device, attempt)
-                device.settled = attempt.version
-                self.outbox.changed(device)
+                self._take_for_good(device, attempt, now)
             return
         if shown is Outcome.DRIFTED:
             if was is Outcome.OFFERED:
                 self.course.change(device, attempt, Outcome.SUPERSEDED, now)
             elif was in (Outcome.DOWNLOADED, Outcome.SILENT):
                 self.course.change(device, attempt, Outcome.DRIFTED, now)
-            self._settle(device, attempt)
+            self.course.settle(device, attempt, now)
             return
-        if not attempt.fetched and (shown is None or was not in (Outcome.CONFIRMED, Outcome.SILENT)):
+        fell_back = was is Outcome.CONFIRMED and shown is Outcome.BOUNCED
+        if not (attempt.fetched or fell_back or was is Outcome.SILENT):
             return
         attempt.fetched = False
         if shown is Outcome.BOUNCED and was is not Outcome.BOUNCED:
@@ -227,11 +233,13 @@ class Fleet:
             place = (attempt.channel, attempt.project, attempt.version)
             self.outbox.told(Event(now, Actor.SERVER, "braked", text, *place, device.id))
 
-    def _settle(self, device: Device, attempt: Attempt) -> None:
-        """Keep an attempt in the ledger only."""
-        attempt.settled = True
-        device.attempts = tuple(each for each in device.attempts if each is not attempt)
-        self.outbox.attempted(device, attempt)
+    def _take_for_good(self, device: Device, attempt: Attempt, now: float) -> None:
+        """Note that a device has taken a release for good, unless another attempt of it at that is open."""
+        place = (attempt.channel, attempt.project)
+        self.course.settle(device, attempt, now)
+        if place == (device.channel, device.project) and standing(device.attempts, place, attempt.version) is None:
+            device.settled = attempt.version
+            self.outbox.changed(device)
 
     def begun(self, device_id: str | None, check_in: CheckIn, image: Image, catalog: Catalog, now: float) -> None:
         """Note that bytes of an image are about to be sent to a device, or to one that tells no id; see `ended`."""
@@ -250,7 +258,7 @@ class Fleet:
                 return
             if attempt.outcome in (Outcome.OFFERED, Outcome.DOWNLOADED):
                 self.course.change(device, attempt, Outcome.SUPERSEDED, now)
-            self._settle(device, attempt)
+            self.course.settle(device, attempt, now)
         attempt = Attempt(
             image.channel,
             image.project,
@@ -261,11 +269,16 @@ class Fleet:
             now,
         )
         rollout = self.course.begin((image.channel, image.project), version, now)
-        if device.settled == version and rollout.outcomes.get(Outcome.CONFIRMED):
+        if (
+            device.settled == version
+            and (device.channel, device.project) == (image.channel, image.project)
+            and rollout.outcomes.get(Outcome.CONFIRMED)
+        ):
             # It had taken it for good, and counted; now it begins anew.
             rollout.outcomes[Outcome.CONFIRMED] -= 1
             rollout.admitted -= 1
             device.settled = None
+            self.outbox.changed(device)
         self.course.change(device, attempt, Outcome.OFFERED, now)
         self._watch(device, attempt, now)
         self.outbox.attempted(device, attempt)
@@ -277,6 +290,8 @@ class Fleet:
             return
         for attempt in device.attempts:
             if attempt.image != image.facts.core.sha256 or attempt.kind is not image.name.kind or attempt.fetched:
+                continue
+            if (attempt.channel, attempt.project) != (image.channel, image.project):
                 continue
             attempt.fetched = True
             attempt.downloads += 1
@@ -322,12 +337,11 @@ class Fleet:
         if attempt.outcome is Outcome.OFFERED:
             # Its place in the stage is another's now.
             self.course.change(device, attempt, None, now)
-            attempt.settled = True
+            # In the ledger it has to be something that takes no seat, too.
+            attempt.outcome, attempt.settled = Outcome.SUPERSEDED, True
         elif attempt.outcome is Outcome.CONFIRMED and not rules.stages:
             # It took the release, and was switched off since: without stages nobody waits for whether that lasts.
-            self._settle(device, attempt)
-            device.settled = attempt.version
-            self.outbox.changed(device)
+            self._take_for_good(device, attempt, now)
             return
         else:
             self.course.change(device, attempt, Outcome.SILENT, now)

@@ -47,6 +47,11 @@ class Newcomers:
     def __contains__(self, device: Device) -> bool:
         return device.key in self._devices
 
+    @property
+    def oldest(self) -> Device | None:
+        """The one that was seen first, if there are any."""
+        return next(iter(self._devices.values()))[0] if self._devices else None
+
     def add(self, device: Device) -> Device | None:
         """Add a device; return the one that has to be forgotten for it, if there are too many."""
         network = network_of(device.address)

@@ -43,14 +43,18 @@ def judge(attempt: Attempt, check_in: CheckIn, running: tuple[Image, ...]) -> Ou
         # A hash that names an image overrules what the device says of its version.
         if any(image.facts.core.sha256 == attempt.image for image in running):
             return Outcome.CONFIRMED
-        if numbers_of(highest_version(running, attempt.project)) == attempt.version:
+        # Another project's image of the same version is another build.
+        own = any(image.project == attempt.project for image in running)
+        if own and numbers_of(highest_version(running, attempt.project)) == attempt.version:
             return Outcome.CONFIRMED
     elif check_in.version is not None:
         try:
-            version = read_reported_version(check_in.version).version
+            reported = read_reported_version(check_in.version)
         except VersionError:
             return None
-        if version.prerelease is None and numbers_of(version) == attempt.version:
+        version, name = reported.version, reported.build_name
+        same = version.prerelease is None and numbers_of(version) == attempt.version
+        if same and (name is None or name.casefold() == attempt.project.casefold()):
             return Outcome.CONFIRMED
     return Outcome.BOUNCED if told == attempt.before else Outcome.DRIFTED
 

@@ -67,9 +67,14 @@ class Rollout:
     """The devices that bounced or went silent, as long as they do."""
 
     @property
+    def failed(self) -> int:
+        """How many devices bounced or went silent."""
+        return sum(self.outcomes.get(each, 0) for each in FAILURES)
+
+    @property
     def failures(self) -> int:
         """How many devices bounced or went silent, but for those that the operator knows of."""
-        return max(0, sum(self.outcomes.get(each, 0) for each in FAILURES) - self.acknowledged)
+        return max(0, self.failed - self.acknowledged)
 
     @property
     def confirmed(self) -> int:
@@ -81,8 +86,16 @@ class Rollout:
         """How many devices took it whole, whatever came of that."""
         return sum(count for outcome, count in self.outcomes.items() if outcome not in _NOT_DOWNLOADED)
 
+    @property
+    def taken(self) -> int:
+        """How many seats are taken: a device that got something else before anything was known gives its own back."""
+        return self.admitted - self.outcomes.get(Outcome.SUPERSEDED, 0) - self.outcomes.get(Outcome.DRIFTED, 0)
+
 
 _NOT_DOWNLOADED = frozenset({Outcome.OFFERED, Outcome.SUPERSEDED})
+
+_SLIGHTLY = 1e-9
+"""So little is nothing: shares of counts aren't quite what they are in decimals."""
 
 
 @attrs.define(eq=False)
@@ -140,7 +153,7 @@ def admits(
     seats = stage_of(rules, 0).seats(fleet) if rollout is None else rollout.seats
     if seats is None:
         return True
-    if device is None or (rollout is not None and rollout.admitted >= seats):
+    if device is None or (rollout is not None and rollout.taken >= seats):
         return False
     lasted = 0.0 if rollout is None else max(0.0, now - rollout.stage_since)
     doubled = min(64.0, lasted / max(1.0, rules.soak))
@@ -155,18 +168,22 @@ def must_halt(rollout: Rollout, rule: HaltRule) -> bool:
     known. A stage that has no more seats than that halts when all of them failed.
     """
     failures = rollout.failures
-    needed = rule.failures if rollout.seats is None else min(rule.failures, rollout.seats)
-    return bool(0 < needed <= failures and failures > rule.share * (failures + rollout.confirmed))
+    needed = rule.failures
+    if rollout.seats is not None:
+        # Those who are pinned to it, or led back to it, may be more.
+        needed = min(needed, max(rollout.seats, rollout.taken))
+    return 0 < needed <= failures and failures > rule.share * (failures + rollout.confirmed) + _SLIGHTLY
 
 
 def is_good(rollout: Rollout, rules: Rules, now: float) -> bool:
     """Say whether enough of a stage is confirmed: of its downloads and of its seats, unless nobody takes these."""
-    downloaded = rollout.downloaded
-    if not downloaded or rollout.confirmed < rules.confirm * downloaded:
+    # A device that came back on a third version says nothing of this one.
+    downloaded = rollout.downloaded - rollout.outcomes.get(Outcome.DRIFTED, 0)
+    if not downloaded or rollout.seats is None or rollout.confirmed < rules.confirm * downloaded - _SLIGHTLY:
         return False
-    if rollout.seats is None:
-        return False
-    return rollout.confirmed >= rules.confirm * rollout.seats or now - rollout.admitted_at >= IDLE_STAGE
+    if rollout.confirmed >= rules.confirm * rollout.seats - _SLIGHTLY:
+        return True
+    return now - max(rollout.admitted_at, rollout.stage_since) >= IDLE_STAGE
 
 
 def describe(counts: Mapping[Outcome, int]) -> str:
