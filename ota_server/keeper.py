@@ -156,7 +156,8 @@ class FleetKeeper(Service):
 
     def answer(self, check_in: CheckIn, catalog: Catalog, address: str) -> Decision:
         """Remember a check-in, and decide what to answer."""
-        return self.loaded.answer(check_in, catalog, address, self.now())
+        assert self.fleet is not None
+        return self.fleet.answer(check_in, catalog, address, self.now())
 
     def barred(self, place: Place) -> frozenset[Numbers]:
         """Return the versions of a project in a channel that nobody gets."""
@@ -193,57 +194,66 @@ class FleetKeeper(Service):
         self._opening = Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        memory = None
-        while memory is None and self.running:
+        fleet = None
+        while fleet is None and self.running:
             try:
-                memory, notices = await self._in_thread(self._load, self.now())
+                fleet, notices = await self._in_thread(self._load, self.now())
                 for notice in notices:
                     self.log.critical("{notice}", notice=notice)
             except LedgerError as error:
                 self._tell(f"no device is served until the ledger can be read: {error}")
             except Exception:  # noqa: BLE001 - it is tried again, whatever it was
                 self.log.failure("reading the ledger failed; it is tried again")
-            if memory is None and self.running:
+            if fleet is None and self.running:
                 self._pausing = deferLater(self._reactor, RETRY)
                 try:
                     await self._pausing
                 except CancelledError:
                     return
-        if memory is None or not self.running:
+        if fleet is None or not self.running:
             return
         self._tell("")
-        self._begin(memory)
+        self._begin(fleet)
 
-    def _begin(self, memory: Memory) -> None:
+    def _begin(self, fleet: Fleet) -> None:
         now = self.now()
-        self.fleet = Fleet(memory, self._policy, now, self._hurry)
-        if len(memory.devices) >= MANY:
-            gc.freeze()
+        self.fleet = fleet
+        if fleet.policy is not self._policy:
+            # It changed while the ledger was read.
+            fleet.take_policy(self._policy, now)
         if self._catalog is not None:
             self.fleet.take_catalog(self._catalog, now)
-        self.log.info(
-            "{devices} devices are known from {ledger}", devices=len(memory.devices), ledger=self._ledger.name
-        )
+        self.log.info("{devices} devices are known from {ledger}", devices=len(fleet.devices), ledger=self._ledger.name)
         self._beats.start(INTERVAL, now=False)
         waiters, self._waiters = self._waiters, []
         for ready in waiters:
             ready.callback(None)
 
-    def _load(self, now: float) -> tuple[Memory, tuple[str, ...]]:
-        """Open and read the ledger, in the thread."""
+    def _load(self, now: float) -> tuple[Fleet, tuple[str, ...]]:
+        """Open and read the ledger, in the thread, and bring the fleet to life, which takes long as well."""
         notices = self._ledger.open(now)
         try:
-            return self._ledger.load(now), notices
+            return self._enliven(self._ledger.load(now), now), notices
         except LedgerDamagedError:
             notices += self._ledger.begin_anew(now)
-            return self._ledger.load(now), notices
+            return self._enliven(self._ledger.load(now), now), notices
         except BaseException:
             self._ledger.close()
             raise
 
+    def _enliven(self, memory: Memory, now: float) -> Fleet:
+        if len(memory.devices) < MANY:
+            return Fleet(memory, self._policy, now, self._hurry)
+        gc.freeze()
+        fleet = Fleet(memory, self._policy, now, self._hurry)
+        gc.freeze()
+        return fleet
+
     def _hurry(self) -> None:
         """Write soon, since something waits to take effect."""
-        self._reactor.callLater(0, self._write)
+        # While the fleet comes to life, that is in the thread, and the first beat is soon enough.
+        if self.fleet is not None:
+            self._reactor.callLater(0, self._write)
 
     def _beat(self) -> None:
         """Do what is due, and write what has changed."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
 from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.fleet import database
 from ota_server.fleet.checkin import CheckIn, Mode
 from ota_server.fleet.decision import Send
 from ota_server.fleet.device import Device, Place
 from ota_server.fleet.fleet import Fleet
 from ota_server.fleet.journal import Memory
-from ota_server.fleet.ledger import Ledger
+from ota_server.fleet.ledger import Ledger, sqlite_url
 from ota_server.fleet.policy import read_policy
 from ota_server.fleet.rollout import Rollout, Rollouts, State
 from ota_server.keeper import FleetKeeper
@@ -121,3 +125,32 @@ def logged(level: LogLevel = LogLevel.warn) -> Iterator[list[str]]:
     with capturedLogs() as events:
         yield lines
     lines += [formatEvent(event) for event in events if event["log_level"] >= level]
+
+
+class KeeperTestCase(SynchronousTestCase):
+    """Tests with a ledger in a file."""
+
+    def setUp(self) -> None:
+        """Choose the file, and wait for no other connection that writes."""
+        self.patch(database, "LOCK_PATIENCE", 0.01)
+        self.folder = Path(self.mktemp()).absolute()
+        self.folder.mkdir()
+        self.path = self.folder / "ledger.sqlite"
+        self.url = sqlite_url(self.path)
+
+    def keep(self, **more: Any) -> Kept:
+        """Start to keep a fleet; it ends with the test at the latest."""
+        kept = Kept(more.pop("url", self.url), **more)
+        self.addCleanup(lambda: kept.stop() if kept.keeper.running else None)
+        return kept
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let another connection hold the file, so that nothing can be written."""
+        other = sqlite3.connect(self.path, isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            other.rollback()
+            other.close()
