@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,14 @@ class Lane:
     `bad` are the releases on which every device bounces. `facts` are what must be on disk; those of the round that
     runs are in `pending`, until it is known how much of it was. `halted` are the releases that a device was told are
     halted, and when it was. `taken` are the devices that downloaded a release, `excess` how many of them may have had
-    a seat that was lost.
+    a seat that was lost. `awaited` is called when a device is told `halted` for the first time, or `deciding`.
     """
 
     name: str
     folder: Path
     chance: random.Random
     devices: list[SimulatedDevice]
+    staged: bool
     newest: Numbers = OLDEST
     bad: set[Numbers] = attrs.field(factory=set)
     halted: dict[Numbers, float] = attrs.field(factory=dict)
@@ -69,16 +71,16 @@ class Lane:
     taken: dict[Numbers, set[str]] = attrs.field(factory=dict)
     excess: dict[Numbers, int] = attrs.field(factory=dict)
     problems: list[str] = attrs.field(factory=list)
-    answers: int = 0
+    awaited: Callable[[str], object] = lambda reason: None
     first_answer: float | None = None
     _port: int | None = None
     _running: Deferred[Any] | None = None
     _waiting: set[Deferred[None]] = attrs.field(factory=set)
 
     @classmethod
-    def of(cls, name: str, folder: Path, randomness: random.Random, devices: int) -> Lane:
-        """Return a lane with so many devices."""
-        return cls(name, folder, randomness, [SimulatedDevice(mac(number)) for number in range(devices)])
+    def of(cls, name: str, folder: Path, chance: random.Random, devices: int, *, staged: bool) -> Lane:
+        """Return a lane with so many devices; `staged` says that the policy has stages."""
+        return cls(name, folder, chance, [SimulatedDevice(mac(number)) for number in range(devices)], staged)
 
     def open(self, port: int) -> None:
         """Let the devices come to a server at this port."""
@@ -150,7 +152,6 @@ class Lane:
         if answer.code == 503:
             return
         self.first_answer = self.first_answer or received
-        self.answers += 1
         self._note(received, "seen", device, since=asked)
         if device.fetched is not None:
             if self._is_known(device, device.fetched):
@@ -204,14 +205,17 @@ class Lane:
         if newest in self.halted and self.halted[newest] < asked and version < newest:
             if answer.get(b"X-Version") == spell(newest).encode():
                 self.problems.append(f"{about}: {newest}, which was halted {asked - self.halted[newest]:.3f} s before")
-            elif answer.code == 304 and reason != "halted":
+            elif answer.code == 304 and reason != "halted" and not (self.staged and reason == "bounced"):
                 self.problems.append(f"{about}, though {newest} was halted {asked - self.halted[newest]:.3f} s before")
         braked = self.facts.get(("braked", device.id, newest))
         if braked is not None and version < newest and reason not in ("bounced", "halted"):
             self.problems.append(f"{about}, though {braked}")
         if answer.code not in (200, 304):
             self.problems.append(f"{about}: {answer.body!r}")
+        if reason == "deciding" or (reason == "halted" and newest not in self.halted):
+            self.awaited(reason)
         if reason == "halted":
             self.halted[newest] = min(received, self.halted.get(newest, received))
-        elif reason == "bounced":
+        elif reason == "bounced" and not self.staged:
+            # Where there are stages it may be of a release before, as this one isn't for the device.
             self._note(received, "braked", device, newest)
