@@ -21,7 +21,7 @@ from ota_server.fleet.decide import Decision, decide_case
 from ota_server.fleet.decision import Case, Traffic, find_running
 from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place, standing
 from ota_server.fleet.journal import Actor, Event, Memory, Order
-from ota_server.fleet.listening import Listening
+from ota_server.fleet.listening import MIN_PAUSE, Listening
 from ota_server.fleet.newcomers import PROBATION, Newcomers
 from ota_server.fleet.outbox import Outbox
 from ota_server.fleet.outcomes import BRAKE, MAX_DOWNLOADS, judge, patience, told_by
@@ -80,16 +80,20 @@ class Fleet:
 
     def answer(self, check_in: CheckIn, catalog: Catalog, address: str, now: float) -> Decision:
         """Remember a check-in from a network address, see what it shows, and decide what to answer."""
-        self._listening.heard(now)
-        policy = self.policy
+        listening, policy = self._listening, self.policy
+        if 0 <= now - listening.heard_at <= MIN_PAUSE:
+            listening.heard_at = now
+        else:
+            listening.heard(now)
         case = Case(check_in, catalog, policy.rules_for(check_in.project, check_in.device), now=now)
         if case.served is not None:
             if check_in.device is not None:
                 case.device = self._meet(case, check_in.device, address)
             placed = case.check_in
             case.rollouts = self.course.places.get((placed.channel, placed.project), NO_ROLLOUTS)
-        if policy.max_downloads is not None or case.rules.max_downloads is not None:
-            case.traffic = self._traffic(case.check_in, now)
+        if policy.max_downloads is None and case.rules.max_downloads is None:
+            return decide_case(case)
+        case.traffic = self._traffic(case.check_in, now)
         decision = decide_case(case)
         if case.device is not None and decision.reason == "busy":
             self._let_wait(case.device.id, now)
@@ -118,7 +122,7 @@ class Fleet:
         if now > before:
             device.rhythm = add_interval(device.rhythm, now - before)
             device.last_seen = now
-            if before - device.first_seen < PROBATION <= now - device.first_seen:
+            if device.key in self._newcomers.devices and now - device.first_seen >= PROBATION:
                 self._newcomers.remove(device)
         if self._learn(device, check_in, running, address):
             self.outbox.changed(device)
@@ -163,6 +167,17 @@ class Fleet:
 
     def _learn(self, device: Device, check_in: CheckIn, running: tuple[Image, ...], address: str) -> bool:
         """Take over what a check-in says; return whether anything is new."""
+        image = running[0].facts.core.sha256 if running else None
+        if (
+            device.version == check_in.version
+            and device.image == image
+            and device.address == address
+            and device.project == check_in.project
+            and device.channel == check_in.channel
+            and device.chip == check_in.chip
+            and device.dialect == check_in.dialect
+        ):
+            return False
         new = False
         if device.address != address:
             device.address = address
@@ -179,7 +194,6 @@ class Fleet:
             # A fleet runs few versions, which are one object each.
             device.version = None if version is None else sys.intern(version[:MAX_TEXT])
             new = True
-        image = running[0].facts.core.sha256 if running else None
         if device.image != image:
             device.image = image
             new = True

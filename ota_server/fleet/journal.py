@@ -118,20 +118,20 @@ class SightingsLog:
 
     def __init__(self, began: float) -> None:
         self.began = began
-        self._keys = array("I")
-        self._offsets = array("f")
+        self.keys = array("I")
+        self.offsets = array("f")
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
     def add(self, key: int, now: float) -> None:
         """Add a check-in of the device with this key."""
-        self._keys.append(key)
-        self._offsets.append(now - self.began)
+        self.keys.append(key)
+        self.offsets.append(now - self.began)
 
     def pack(self) -> bytes:
         """Return what was added: the keys, then the times after `began` in seconds, little-endian, of 4 bytes each."""
-        keys, offsets = self._keys[:], self._offsets[:]
+        keys, offsets = self.keys[:], self.offsets[:]
         _straighten(keys)
         _straighten(offsets)
         return keys.tobytes() + offsets.tobytes()

@@ -22,16 +22,17 @@ class Listening:
     def __init__(self, now: float) -> None:
         self.since = now
         """Since when silence counts: the start, or the end of the last outage."""
-        self._heard_at = now
+        self.heard_at = now
+        """When somebody checked in last."""
         self._began = now
         # The longest pauses of this window and of the one before: habits, and what was taken for an outage.
         self._habit = self._habit_before = 0.0
         self._odd = self._odd_before = 0.0
 
     def heard(self, now: float) -> None:
-        """Note a check-in."""
-        pause = now - self._heard_at
-        self._heard_at = now
+        """Note a check-in. For one within MIN_PAUSE of the last it is enough to set `heard_at`."""
+        pause = now - self.heard_at
+        self.heard_at = now
         if pause > MIN_PAUSE or pause < 0:
             self._judge(now, pause)
 
@@ -54,4 +55,4 @@ class Listening:
 
     def is_deaf(self, now: float) -> bool:
         """Say whether nobody has checked in for oddly long, so that nothing can be said of anybody."""
-        return now - self._heard_at > self._longest()
+        return now - self.heard_at > self._longest()

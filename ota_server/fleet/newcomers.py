@@ -38,14 +38,12 @@ class Newcomers:
     """The devices that haven't come again yet, oldest first."""
 
     def __init__(self) -> None:
-        self._devices: OrderedDict[int, tuple[Device, str | None]] = OrderedDict()
+        self.devices: OrderedDict[int, tuple[Device, str | None]] = OrderedDict()
+        """They and their networks, by their keys."""
         self._of_network: dict[str | None, OrderedDict[int, None]] = {}
 
     def __len__(self) -> int:
-        return len(self._devices)
-
-    def __contains__(self, device: Device) -> bool:
-        return device.key in self._devices
+        return len(self.devices)
 
     @property
     def oldest(self) -> Device | None:
@@ -55,21 +53,21 @@ class Newcomers:
     def add(self, device: Device) -> Device | None:
         """Add a device; return the one that has to be forgotten for it, if there are too many."""
         network = network_of(device.address)
-        self._devices[device.key] = (device, network)
+        self.devices[device.key] = (device, network)
         mine = self._of_network.setdefault(network, OrderedDict())
         mine[device.key] = None
         oldest = None
         if network is not None and len(mine) > MAX_FROM_ADDRESS:
-            oldest = self._devices[next(iter(mine))][0]
-        elif len(self._devices) > MAX_NEWCOMERS:
-            oldest = next(iter(self._devices.values()))[0]
+            oldest = self.devices[next(iter(mine))][0]
+        elif len(self.devices) > MAX_NEWCOMERS:
+            oldest = next(iter(self.devices.values()))[0]
         if oldest is not None:
             self.remove(oldest)
         return oldest
 
     def remove(self, device: Device) -> None:
         """Take a device for known, or for forgotten."""
-        found = self._devices.pop(device.key, None)
+        found = self.devices.pop(device.key, None)
         if found is not None:
             mine = self._of_network[found[1]]
             del mine[device.key]

@@ -76,10 +76,13 @@ class Outbox:
         """Note a check-in that changed nothing else, at a time in seconds since 1970."""
         if device.unwritten:
             return
-        if len(self._sightings) >= MAX_SIGHTINGS:
+        sightings = self._sightings
+        if len(sightings.keys) >= MAX_SIGHTINGS:
             self.lost += 1
             return
-        self._sightings.add(device.key, now)
+        # As SightingsLog.add does, but this is done for every check-in, and a call costs.
+        sightings.keys.append(device.key)
+        sightings.offsets.append(now - sightings.began)
         if not device.stale:
             device.stale = True
             self._stale.append(device)
