@@ -118,7 +118,8 @@ def _device(key: int, now: float, chance: random.Random) -> DeviceRow:
         image=None,
         chip="esp8266",
         rhythm=rhythm,
-        settled=None,
+        taken=None,
+        taken_downloads=0,
     )
 
 

@@ -19,10 +19,15 @@ from ota_server.fleet.decision import (
     Refuse,
     highest_version,
 )
+from ota_server.fleet.device import Outcome
 from ota_server.fleet.rollout import State, admits
 
 MAX_SKIPPED = 8
 """After so many staged releases that a device isn't in the stage of, it isn't asked for further ones."""
+
+
+GIVEN_BACK = 86400.0
+"""A device that gave its seat in a stage back gets none for so many seconds."""
 
 
 def find_place(case: Case) -> Decision | None:
@@ -174,10 +179,13 @@ def _is_admitted(case: Case, numbers: Numbers) -> bool:
         return True
     check_in, device = case.check_in, case.device
     place = (check_in.channel, check_in.project)
-    if device is not None and any(
-        attempt.version == numbers and (attempt.channel, attempt.project) == place for attempt in device.attempts
-    ):
-        return True
+    for attempt in () if device is None else device.attempts:
+        if attempt.version == numbers and (attempt.channel, attempt.project) == place:
+            if attempt.counted:
+                return True
+            if case.now - attempt.outcome_at < GIVEN_BACK and attempt.outcome is not Outcome.CONFIRMED:
+                # It had its seat, and gave it back: others come first.
+                return False
     rollouts = case.rollouts
     return admits(rollouts.by_version.get(numbers), rollouts.fleet, (*place, numbers), case.rules, device, case.now)
 

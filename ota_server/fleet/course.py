@@ -11,7 +11,7 @@ import attrs
 
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.versions import Numbers, numbers_of
-from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place, standing
+from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place
 from ota_server.fleet.journal import Actor, Event, RolloutRow
 from ota_server.fleet.outbox import Outbox, rollout_row
 from ota_server.fleet.policy import Policy
@@ -71,66 +71,67 @@ class Course:
         """Begin the rollouts of newest releases that go by stages: these widen with time, so time has to run."""
         for channel in catalog.channels.values():
             for project in channel.projects.values():
-                if self.policy.rules_for(project.name, None).stages:
-                    self.begin((channel.name, project.name), numbers_of(project.releases[0].version), now)
+                rules = self.policy.rules_for(project.name, None)
+                if rules.stages:
+                    stones = [stone for stone in rules.stepping_stones if project.release(stone) is not None]
+                    for version in (project.releases[0].version, *stones):
+                        self.begin((channel.name, project.name), numbers_of(version), now)
 
-    def change(self, device: Device, attempt: Attempt, outcome: Outcome | None, now: float) -> None:
-        """Give an attempt an outcome, or none (it never came to be), and count it in its rollout."""
-        place = (attempt.channel, attempt.project)
-        rollout = self.begin(place, attempt.version, now)
-        touched = device.attempts
-        before = standing(touched, place, attempt.version)
-        if outcome is None:
-            device.attempts = tuple(each for each in touched if each is not attempt)
-        else:
-            attempt.outcome = outcome
-            attempt.outcome_at = now
-            if attempt not in touched:
-                device.attempts = (*touched, attempt)
-        self._recount(rollout, device, touched, before, now)
-
-    def settle(self, device: Device, attempt: Attempt, now: float) -> None:
-        """Keep an attempt in the ledger only: its device counts by those that are left, or else as it stood last."""
-        touched, rollout = device.attempts, self.find((attempt.channel, attempt.project), attempt.version)
-        before = standing(touched, (attempt.channel, attempt.project), attempt.version)
-        attempt.settled = True
-        device.attempts = tuple(each for each in touched if each is not attempt)
+    def enter(self, device: Device, attempt: Attempt, now: float) -> None:
+        """Count an attempt in its rollout, where its device takes a seat."""
+        rollout = self.begin((attempt.channel, attempt.project), attempt.version, now)
+        attempt.counted = True
+        rollout.admitted += 1
+        rollout.admitted_at = now
+        self._count(rollout, device, attempt, 1)
         self._outbox.attempted(device, attempt)
-        if rollout is None:
-            return
-        if standing(device.attempts, (rollout.channel, rollout.project), rollout.version) is None:
-            rollout.failing.discard(device)
-        else:
-            self._recount(rollout, device, touched, before, now)
 
-    def _recount(
-        self, rollout: Rollout, device: Device, touched: tuple[Attempt, ...], before: Outcome | None, now: float
-    ) -> None:
-        """Count a device, whose attempts were `touched`, as it stands now and no more as it stood before."""
-        after = standing(device.attempts, (rollout.channel, rollout.project), rollout.version)
-        if before is after:
-            return
-        if before is not None:
-            rollout.outcomes[before] -= 1
-        if after is not None:
-            rollout.outcomes[after] = rollout.outcomes.get(after, 0) + 1
-        if before is None:
-            rollout.admitted += 1
-            rollout.admitted_at = now
-        elif after is None:
+    def leave(self, device: Device, attempt: Attempt) -> None:
+        """Count an attempt no more, and give its seat back."""
+        if attempt.counted:
+            rollout = self._rollout_of(attempt)
+            self._count(rollout, device, attempt, -1)
             rollout.admitted -= 1
-        if after in FAILURES:
+            attempt.counted = False
+            self._outbox.attempted(device, attempt)
+
+    def change(self, device: Device, attempt: Attempt, outcome: Outcome, now: float) -> None:
+        """Give an attempt an outcome."""
+        if not attempt.counted:
+            attempt.outcome, attempt.outcome_at = outcome, now
+        else:
+            rollout = self._rollout_of(attempt)
+            self._count(rollout, device, attempt, -1)
+            attempt.outcome, attempt.outcome_at = outcome, now
+            self._count(rollout, device, attempt, 1)
+            if outcome in FAILURES:
+                self._consider_halt(rollout, now)
+        self._outbox.attempted(device, attempt)
+
+    def settle(self, device: Device, attempt: Attempt) -> None:
+        """Keep an attempt in the ledger only; it counts on as it stands."""
+        attempt.settled = True
+        device.attempts = tuple(each for each in device.attempts if each is not attempt)
+        if attempt.counted and attempt.outcome in FAILURES:
+            self._rollout_of(attempt).failing.discard(device)
+        self._outbox.attempted(device, attempt)
+
+    def _rollout_of(self, attempt: Attempt) -> Rollout:
+        return self.places[attempt.channel, attempt.project].by_version[attempt.version]
+
+    def _count(self, rollout: Rollout, device: Device, attempt: Attempt, by: int) -> None:
+        outcome = attempt.outcome
+        rollout.outcomes[outcome] = rollout.outcomes.get(outcome, 0) + by
+        if outcome not in FAILURES:
+            return
+        if by > 0:
             rollout.failing.add(device)
-            self._consider_halt(rollout, now)
-        elif before in FAILURES:
-            rollout.failing.discard(device)
-            known = [each for each in touched if each.acknowledged and _is_of(each, rollout)]
-            for attempt in known:
-                attempt.acknowledged = False
-                self._outbox.attempted(device, attempt)
-            if known:
-                rollout.acknowledged -= 1
-                self._write(rollout)
+            return
+        rollout.failing.discard(device)
+        if attempt.acknowledged:
+            attempt.acknowledged = False
+            rollout.acknowledged -= 1
+            self._write(rollout)
 
     def _heading(self, rollout: Rollout) -> State:
         """Return the state of a rollout, or that which is being written down."""
@@ -195,11 +196,22 @@ class Course:
                     self._step(rollout, now, rollout.stage, State.COMPLETE, "complete", "nobody needs it any more")
             elif not is_good(rollout, rules, now):
                 rollout.good_since = None
+                self._tell_why_not(rollout, now)
             elif rollout.good_since is None:
                 rollout.good_since = now
             if rollout.good_since is not None and now - rollout.good_since >= rules.soak:
                 stage = rollout.stage + 1
                 self._step(rollout, now, stage, State.RUNNING, "stage", stage_of(rules, stage).text)
+
+    def _tell_why_not(self, rollout: Rollout, now: float) -> None:
+        """Tell once a day why a stage doesn't go on."""
+        if now - max(rollout.stage_since, rollout.told_at) >= IDLE_STAGE:
+            rollout.told_at = now
+            text = (
+                f"stage {rollout.stage + 1} doesn't go on: {rollout.taken} of {rollout.seats} seats are taken, "
+                f"{describe(rollout.outcomes)}"
+            )
+            self._tell(now, Actor.SERVER, "waiting", rollout, text)
 
     def _running(self) -> Iterator[Rollout]:
         for rollouts in self.places.values():
@@ -243,7 +255,7 @@ class Course:
         known = rollout.failures
         for device in rollout.failing:
             for attempt in device.attempts:
-                if _is_of(attempt, rollout) and not attempt.acknowledged:
+                if attempt.counted and _is_of(attempt, rollout) and not attempt.acknowledged:
                     attempt.acknowledged = True
                     self._outbox.attempted(device, attempt)
         rollout.acknowledged += known
@@ -264,6 +276,7 @@ class Course:
             for rollout in rollouts.by_version.values():
                 if rollout not in self._planned:
                     self._fit(rollout)
+                self._consider_halt(rollout, now)
 
     def _fit(self, rollout: Rollout) -> None:
         """Give the stage of a running rollout as many seats as the policy says."""

@@ -6,7 +6,7 @@ Both are mutable and plain; `fleet/fleet.py` alone changes them.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from typing import NamedTuple
 
 import attrs
 
@@ -15,6 +15,10 @@ from ota_server.firmware.versions import Numbers
 
 Place = tuple[str, str]
 """Where a device is served: (channel, project)."""
+
+
+DORMANT = 30 * 86400.0
+"""A device that stays away for so many seconds is none of the fleet that shares are taken of."""
 
 
 class Outcome(enum.StrEnum):
@@ -49,6 +53,8 @@ class Attempt:
     whole downloads; the same one repeated with no check-in between counts once, so `fetched` says that there has been
     one since the last check-in. `braked_until` is when the loop brake ends, 0 where it is off. `acknowledged` says
     that the operator knows of the failure. A settled attempt is only kept in the ledger: nothing more comes of it.
+    One that isn't `counted` is none of its rollout's: a device counts once there, and what the policy alone wanted (a
+    pin, a way back), or what told nothing, doesn't count.
     """
 
     channel: str
@@ -66,6 +72,16 @@ class Attempt:
     braked_until: float = 0.0
     acknowledged: bool = False
     settled: bool = False
+    counted: bool = False
+
+
+class Taken(NamedTuple):
+    """A release that devices have taken for good; `image` is the SHA-256 of the plain image's bytes."""
+
+    channel: str
+    project: str
+    version: Numbers
+    image: str
 
 
 @attrs.define(eq=False, weakref_slot=False)
@@ -76,8 +92,8 @@ class Device:
     `chip`, `version` (as told), `image` (the SHA-256 of the image that runs, where a hash told it), `channel` and
     `project` (where it was served) are those of its last check-in for a sketch. `address` is where it called from.
     `rhythm` is that of `fleet/rhythm.py`. `attempts` are those that aren't settled, at most one for each place and
-    kind. `settled` is the version of the last release that it took for good. `unwritten` says that its row waits to be
-    written, `stale` that its row is behind the sightings.
+    kind. `taken` is the last release that it took for good, and `taken_downloads` how often it downloaded that.
+    `unwritten` says that its row waits to be written, `stale` that its row is behind the sightings.
     """
 
     key: int
@@ -93,25 +109,7 @@ class Device:
     chip: str | None = None
     rhythm: bytes = b""
     attempts: tuple[Attempt, ...] = ()
-    settled: Numbers | None = None
+    taken: Taken | None = None
+    taken_downloads: int = 0
     unwritten: bool = False
     stale: bool = False
-
-
-_GRAVITY = {
-    Outcome.CONFIRMED: 1,
-    Outcome.DRIFTED: 2,
-    Outcome.OFFERED: 3,
-    Outcome.DOWNLOADED: 4,
-    Outcome.SILENT: 5,
-    Outcome.BOUNCED: 6,
-}
-
-
-def standing(attempts: Iterable[Attempt], place: Place, version: Numbers) -> Outcome | None:
-    """Return the gravest outcome among attempts at one release: how the device that made them stands there.
-
-    Sketch and filesystem of a release are two attempts of one device, which counts once.
-    """
-    found = [a.outcome for a in attempts if (a.channel, a.project) == place and a.version == version]
-    return max(found, key=lambda outcome: _GRAVITY.get(outcome, 0), default=None)

@@ -6,29 +6,26 @@ in seconds since 1970.
 
 from __future__ import annotations
 
-import heapq
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from itertools import count
 
 from ota_server.firmware.catalog import Catalog, Image
 from ota_server.firmware.naming import Kind
-from ota_server.firmware.versions import Numbers, numbers_of
+from ota_server.firmware.versions import Numbers
+from ota_server.fleet.attempts import Attempts
 from ota_server.fleet.checkin import CheckIn, Mode
 from ota_server.fleet.course import Course
 from ota_server.fleet.decide import Decision, decide_case
 from ota_server.fleet.decision import Case, Traffic, find_running
-from ota_server.fleet.device import FAILURES, Attempt, Device, Outcome, Place, standing
+from ota_server.fleet.device import DORMANT, Device, Place
 from ota_server.fleet.journal import Actor, Event, Memory, Order
 from ota_server.fleet.listening import MIN_PAUSE, Listening
 from ota_server.fleet.newcomers import PROBATION, Newcomers
 from ota_server.fleet.outbox import Outbox
-from ota_server.fleet.outcomes import BRAKE, MAX_DOWNLOADS, judge, patience, told_by
 from ota_server.fleet.policy import Policy
-from ota_server.fleet.rhythm import add_interval
+from ota_server.fleet.rhythm import VISIT, add_interval
 from ota_server.fleet.rollout import NO_ROLLOUTS
-from ota_server.fleet.rules import Rules
 
 MAX_DEVICES = 2_000_000
 """How many devices are remembered at most, at some 500 bytes each."""
@@ -36,7 +33,7 @@ MAX_DEVICES = 2_000_000
 MAX_WAITING = 10_000
 """How many devices that were told to come later are remembered for their turn."""
 
-WAIT = 86400.0
+WAIT = 7200.0
 """How long they are, in seconds."""
 
 MAX_TEXT = 128
@@ -59,20 +56,18 @@ class Fleet:
         self._next_key = memory.next_key
         self._newcomers = Newcomers()
         self._listening = Listening(now)
-        # When to look whether a device has been silent for too long.
-        self._deadlines: list[tuple[float, int, Device, Attempt]] = []
-        self._order = count()
         self._active = 0
         self._active_of: Counter[str] = Counter()
         self._waiting: OrderedDict[str, float] = OrderedDict()
+        self.attempts = Attempts(self.course, self.outbox, self._listening, self._newcomers.remove)
+        self.attempts.load(memory.devices.values(), now)
+        # Those that don't count as the fleet of their place, for as long as they stay away.
+        self._dormant: set[int] = set()
         for device in memory.devices.values():
-            if device.last_seen - device.first_seen < PROBATION:
+            if device.last_seen - device.first_seen < PROBATION and device.taken is None:
                 self._newcomers.add(device)
-            for attempt in device.attempts:
-                self._watch(device, attempt, now)
-                rollout = self.course.find((attempt.channel, attempt.project), attempt.version)
-                if rollout is not None and attempt.outcome in FAILURES:
-                    rollout.failing.add(device)
+            if device.last_seen < now - DORMANT:
+                self._dormant.add(device.key)
         for rollouts in memory.places.values():
             for rollout in rollouts.by_version.values():
                 # Of devices that were forgotten the ledger counts nothing any more.
@@ -80,11 +75,7 @@ class Fleet:
 
     def answer(self, check_in: CheckIn, catalog: Catalog, address: str, now: float) -> Decision:
         """Remember a check-in from a network address, see what it shows, and decide what to answer."""
-        listening, policy = self._listening, self.policy
-        if 0 <= now - listening.heard_at <= MIN_PAUSE:
-            listening.heard_at = now
-        else:
-            listening.heard(now)
+        policy = self.policy
         case = Case(check_in, catalog, policy.rules_for(check_in.project, check_in.device), now=now)
         if case.served is not None:
             if check_in.device is not None:
@@ -118,18 +109,30 @@ class Fleet:
             if device is not None:
                 self._learn(device, check_in, running, address)
             return device
+        listening = self._listening
+        if 0 <= now - listening.heard_at <= MIN_PAUSE:
+            listening.heard_at = now
+        else:
+            listening.heard(now)
         before = device.last_seen
-        if now > before:
+        if self._dormant and device.key in self._dormant:
+            self._dormant.discard(device.key)
+            self.course.rollouts((device.channel, device.project)).fleet += 1
+        if before - now > VISIT:
+            # The clock was ahead when it was seen last.
+            device.last_seen = now
+        elif now > before:
             device.rhythm = add_interval(device.rhythm, now - before)
             device.last_seen = now
             if device.key in self._newcomers.devices and now - device.first_seen >= PROBATION:
                 self._newcomers.remove(device)
         if self._learn(device, check_in, running, address):
             self.outbox.changed(device)
+            self.attempts.look_back(device, check_in, running, now)
         else:
             self.outbox.saw(device, now)
         if device.attempts:
-            self._see(device, check_in, running, case.rules, now)
+            self.attempts.see(device, check_in, running, case.rules, now)
         return device
 
     def _welcome(self, check_in: CheckIn, device_id: str, address: str, now: float) -> Device | None:
@@ -156,14 +159,16 @@ class Fleet:
         """Remember a device no more."""
         del self.devices[device.id]
         self._newcomers.remove(device)
-        self.course.rollouts((device.channel, device.project)).fleet -= 1
-        for attempt in device.attempts:
-            attempt.settled = True
-            rollout = self.course.find((attempt.channel, attempt.project), attempt.version)
-            if rollout is not None:
-                rollout.failing.discard(device)
+        self._leave(device)
+        self.attempts.forget(device)
         self.outbox.forgot(device)
-        device.attempts = ()
+
+    def _leave(self, device: Device) -> None:
+        """Count a device no more as one of the fleet of its place."""
+        if device.key in self._dormant:
+            self._dormant.discard(device.key)
+        else:
+            self.course.rollouts((device.channel, device.project)).fleet -= 1
 
     def _learn(self, device: Device, check_in: CheckIn, running: tuple[Image, ...], address: str) -> bool:
         """Take over what a check-in says; return whether anything is new."""
@@ -185,8 +190,10 @@ class Fleet:
         if check_in.mode is not Mode.SKETCH and check_in.mode is not Mode.VERSION:
             return new
         if device.project != check_in.project or device.channel != check_in.channel:
-            self.course.rollouts((device.channel, device.project)).fleet -= 1
-            device.channel, device.project, device.settled = check_in.channel, check_in.project, None
+            self._leave(device)
+            if device.project == check_in.project:
+                self.attempts.leave_channel(device, device.channel, device.project)
+            device.channel, device.project = check_in.channel, check_in.project
             self.course.rollouts((device.channel, device.project)).fleet += 1
             new = True
         version = check_in.version
@@ -202,118 +209,22 @@ class Fleet:
             new = True
         return new
 
-    def _see(self, device: Device, check_in: CheckIn, running: tuple[Image, ...], rules: Rules, now: float) -> None:
-        """See what a check-in shows of the attempts that it can tell of."""
-        kind = Kind.FILESYSTEM if check_in.mode is Mode.FILESYSTEM else Kind.APP
-        for attempt in device.attempts:
-            if attempt.kind is kind and (attempt.channel, attempt.project) == (check_in.channel, check_in.project):
-                shown = judge(attempt, check_in, running)
-                before = (attempt.outcome, attempt.fetched, attempt.braked_until)
-                self._conclude(device, attempt, shown, rules, now)
-                if attempt.settled or before != (attempt.outcome, attempt.fetched, attempt.braked_until):
-                    self.outbox.attempted(device, attempt)
-
-    def _conclude(self, device: Device, attempt: Attempt, shown: Outcome | None, rules: Rules, now: float) -> None:
-        """Draw the conclusion from what a check-in showed of an attempt."""
-        was = attempt.outcome
-        if shown is Outcome.CONFIRMED:
-            attempt.fetched = False
-            if was is not Outcome.CONFIRMED:
-                self.course.change(device, attempt, Outcome.CONFIRMED, now)
-                self._watch(device, attempt, now)
-            elif now - attempt.outcome_at >= rules.soak:
-                self._take_for_good(device, attempt, now)
-            return
-        if shown is Outcome.DRIFTED:
-            if was is Outcome.OFFERED:
-                self.course.change(device, attempt, Outcome.SUPERSEDED, now)
-            elif was in (Outcome.DOWNLOADED, Outcome.SILENT):
-                self.course.change(device, attempt, Outcome.DRIFTED, now)
-            self.course.settle(device, attempt, now)
-            return
-        fell_back = was is Outcome.CONFIRMED and shown is Outcome.BOUNCED
-        if not (attempt.fetched or fell_back or was is Outcome.SILENT):
-            return
-        attempt.fetched = False
-        if shown is Outcome.BOUNCED and was is not Outcome.BOUNCED:
-            self.course.change(device, attempt, Outcome.BOUNCED, now)
-        elif was is Outcome.SILENT:
-            # It is back, and doesn't tell on what.
-            self.course.change(device, attempt, Outcome.DOWNLOADED, now)
-            self._watch(device, attempt, now)
-        if attempt.downloads >= MAX_DOWNLOADS:
-            attempt.braked_until = now + BRAKE
-            text = f"took {attempt.project} {_spell(attempt.version)} {attempt.downloads} times and still runs another"
-            place = (attempt.channel, attempt.project, attempt.version)
-            self.outbox.told(Event(now, Actor.SERVER, "braked", text, *place, device.id))
-
-    def _take_for_good(self, device: Device, attempt: Attempt, now: float) -> None:
-        """Note that a device has taken a release for good, unless another attempt of it at that is open."""
-        place = (attempt.channel, attempt.project)
-        self.course.settle(device, attempt, now)
-        if place == (device.channel, device.project) and standing(device.attempts, place, attempt.version) is None:
-            device.settled = attempt.version
-            self.outbox.changed(device)
-
     def begun(self, device_id: str | None, check_in: CheckIn, image: Image, catalog: Catalog, now: float) -> None:
         """Note that bytes of an image are about to be sent to a device, or to one that tells no id; see `ended`."""
         self._active += 1
         self._active_of[image.project] += 1
         device = self.devices.get(device_id) if device_id is not None else None
-        if device is None:
-            return
-        self._waiting.pop(device.id, None)
-        version, content = numbers_of(image.version), image.facts.core.sha256
-        for attempt in device.attempts:
-            if (attempt.channel, attempt.project, attempt.kind) != (image.channel, image.project, image.name.kind):
-                continue
-            if attempt.image == content and attempt.version == version:
-                attempt.offered_at = now
-                return
-            if attempt.outcome in (Outcome.OFFERED, Outcome.DOWNLOADED):
-                self.course.change(device, attempt, Outcome.SUPERSEDED, now)
-            self.course.settle(device, attempt, now)
-        attempt = Attempt(
-            image.channel,
-            image.project,
-            image.name.kind,
-            version,
-            content,
-            told_by(check_in, find_running(check_in, catalog) if image.name.kind is Kind.APP else ()),
-            now,
-        )
-        rollout = self.course.begin((image.channel, image.project), version, now)
-        if (
-            device.settled == version
-            and (device.channel, device.project) == (image.channel, image.project)
-            and rollout.outcomes.get(Outcome.CONFIRMED)
-        ):
-            # It had taken it for good, and counted; now it begins anew.
-            rollout.outcomes[Outcome.CONFIRMED] -= 1
-            rollout.admitted -= 1
-            device.settled = None
-            self.outbox.changed(device)
-        self.course.change(device, attempt, Outcome.OFFERED, now)
-        self._watch(device, attempt, now)
-        self.outbox.attempted(device, attempt)
+        if device is not None:
+            self._waiting.pop(device.id, None)
+            rules = self.policy.rules_for(check_in.project, device.id)
+            running = find_running(check_in, catalog) if image.name.kind is Kind.APP else ()
+            self.attempts.begun(device, check_in, image, running, rules, now)
 
     def downloaded(self, device_id: str | None, image: Image, now: float) -> None:
         """Note that the last byte of an image has arrived at a device."""
         device = self.devices.get(device_id) if device_id is not None else None
-        if device is None:
-            return
-        for attempt in device.attempts:
-            if attempt.image != image.facts.core.sha256 or attempt.kind is not image.name.kind or attempt.fetched:
-                continue
-            if (attempt.channel, attempt.project) != (image.channel, image.project):
-                continue
-            attempt.fetched = True
-            attempt.downloads += 1
-            attempt.downloaded_at = now
-            if attempt.outcome is Outcome.OFFERED:
-                self.course.change(device, attempt, Outcome.DOWNLOADED, now)
-            self._watch(device, attempt, now)
-            self.outbox.attempted(device, attempt)
+        if device is not None:
+            self.attempts.downloaded(device, image, now)
 
     def ended(self, image: Image) -> None:
         """Note that an answer which `begun` told of is over, however that came."""
@@ -322,44 +233,12 @@ class Fleet:
         if not self._active_of[image.project]:
             del self._active_of[image.project]
 
-    def _watch(self, device: Device, attempt: Attempt, now: float) -> None:
-        """Look later whether the device has been silent for too long."""
-        if attempt.outcome not in FAILURES:
-            rules = self.policy.rules_for(attempt.project, device.id)
-            heapq.heappush(self._deadlines, (now + patience(device, rules), next(self._order), device, attempt))
-
     def tick(self, now: float) -> None:
         """Do what is due: to be called about once a second."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            if self._listening.is_deaf(now):
-                break
-            _, _, device, attempt = heapq.heappop(self._deadlines)
-            if not attempt.settled and attempt.outcome not in FAILURES:
-                self._miss(device, attempt, now)
+        self.attempts.tick(now)
         while self._waiting and next(iter(self._waiting.values())) <= now - WAIT:
             self._waiting.popitem(last=False)
         self.course.tick(now)
-
-    def _miss(self, device: Device, attempt: Attempt, now: float) -> None:
-        """Look whether a device has been silent for too long, or never took what it was offered."""
-        rules = self.policy.rules_for(attempt.project, device.id)
-        last = max(device.last_seen, attempt.downloaded_at or 0.0, self._listening.since)
-        due = last + patience(device, rules)
-        if due > now:
-            heapq.heappush(self._deadlines, (due, next(self._order), device, attempt))
-            return
-        if attempt.outcome is Outcome.OFFERED:
-            # Its place in the stage is another's now.
-            self.course.change(device, attempt, None, now)
-            # In the ledger it has to be something that takes no seat, too.
-            attempt.outcome, attempt.settled = Outcome.SUPERSEDED, True
-        elif attempt.outcome is Outcome.CONFIRMED and not rules.stages:
-            # It took the release, and was switched off since: without stages nobody waits for whether that lasts.
-            self._take_for_good(device, attempt, now)
-            return
-        else:
-            self.course.change(device, attempt, Outcome.SILENT, now)
-        self.outbox.attempted(device, attempt)
 
     def _traffic(self, check_in: CheckIn, now: float) -> Traffic:
         return Traffic(

@@ -11,7 +11,7 @@ import attrs
 
 from ota_server.firmware.naming import Kind
 from ota_server.firmware.versions import Numbers
-from ota_server.fleet.device import Device, Outcome, Place
+from ota_server.fleet.device import Device, Outcome, Place, Taken
 from ota_server.fleet.rollout import Rollouts, State
 
 
@@ -31,7 +31,8 @@ class DeviceRow:
     image: str | None
     chip: str | None
     rhythm: bytes
-    settled: Numbers | None
+    taken: Taken | None
+    taken_downloads: int
 
 
 @attrs.frozen
@@ -54,6 +55,7 @@ class AttemptRow:
     braked_until: float
     acknowledged: bool
     settled: bool
+    counted: bool
 
 
 @attrs.frozen

@@ -290,7 +290,10 @@ _FIELDS = {kind: tuple(each.name for each in attrs.fields(kind)) for kind in (De
 
 def _device(row: DeviceRow) -> _Row:
     values = _plain(row)
-    return {**values, **_version(values.pop("settled"), "settled_")}
+    taken = values.pop("taken")
+    channel, project, version, image = taken or (None, None, None, None)
+    values.update(_version(version, "taken_"), taken_channel=channel, taken_project=project, taken_image=image)
+    return values
 
 
 def _attempt(row: AttemptRow) -> _Row:

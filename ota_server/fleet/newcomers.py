@@ -1,4 +1,4 @@
-"""Devices that were seen for a moment only: so many are remembered and no more, since anybody can make up an id."""
+"""Devices that were first seen lately: so many are remembered and no more, since anybody can make up an id."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from functools import lru_cache
 
 from ota_server.fleet.device import Device
 
-MAX_NEWCOMERS = 100_000
+MAX_NEWCOMERS = 1_000_000
 """How many newcomers are remembered in all."""
 
 MAX_FROM_ADDRESS = 5_000
-"""How many of them are from one address; of IPv6, from one network of 64 bits, which is what one customer has."""
+"""How many of them are from one address; of IPv6, from one network of 48 bits, which is the most that
+one customer has."""
 
-PROBATION = 60.0
-"""A device that still comes so many seconds after it was first seen is no newcomer any more."""
+PROBATION = 86400.0
+"""A device that still comes so many seconds after it was first seen is no newcomer any more; nor is one that confirmed
+an update."""
 
 
 @lru_cache(maxsize=4096)
@@ -30,7 +32,7 @@ def network_of(address: str) -> str | None:
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
             return network_of(str(parsed.ipv4_mapped))
-        return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+        return str(ipaddress.ip_network((int(parsed) >> 80 << 80, 48)))
     return address
 
 
@@ -48,7 +50,7 @@ class Newcomers:
     @property
     def oldest(self) -> Device | None:
         """The one that was seen first, if there are any."""
-        return next(iter(self._devices.values()))[0] if self._devices else None
+        return next(iter(self.devices.values()))[0] if self.devices else None
 
     def add(self, device: Device) -> Device | None:
         """Add a device; return the one that has to be forgotten for it, if there are too many."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import attrs
 
@@ -28,7 +29,12 @@ MAX_SIGHTINGS = 1_000_000
 """How many check-ins wait at most; further ones are lost, should the process end before the ledger works again."""
 
 MAX_EVENTS = 10_000
-"""The same of events."""
+"""The same of events that may be many."""
+
+_ORDINARY = {"braked", "waiting", "refused"}
+
+MAX_WRITTEN = 10_000
+"""How many rows of devices, and how many of attempts, are written in one batch: to make more takes too long."""
 
 
 class Outbox:
@@ -121,7 +127,8 @@ class Outbox:
 
     def told(self, event: Event) -> None:
         """Note an event."""
-        if len(self._events) >= MAX_EVENTS:
+        # What is rare and weighty finds room beyond.
+        if len(self._events) >= (MAX_EVENTS if event.kind in _ORDINARY else 2 * MAX_EVENTS):
             self.lost += 1
             return
         self._events.append(event)
@@ -132,8 +139,6 @@ class Outbox:
         # What waits behind a stale row isn't found again.
         device.stale = False
         device.unwritten = True
-        for place in [place for place in self._attempts if place[0] == device.key] if device.attempts else ():
-            del self._attempts[place]
         self._forgotten.append(device.key)
 
     def followed(self, order: int) -> None:
@@ -147,19 +152,25 @@ class Outbox:
         self._add_stale(now)
         if not len(self):
             return None
-        for device in self._devices.values():
+        devices = list(islice(self._devices.values(), MAX_WRITTEN))
+        attempts = dict(islice(self._attempts.items(), MAX_WRITTEN))
+        for device in devices:
             device.unwritten = False
             device.stale = False
+            del self._devices[device.key]
+        for place in attempts:
+            del self._attempts[place]
         while self._stale and not self._stale[0].stale:
             self._drop_oldest()
         batch = Batch(
             id=self._next,
             began=self._sightings.began,
             sightings=self._sightings.pack(),
-            checkpoint=int(self._runs[0][0]) - 1 if self._runs else self._next,
-            devices=[_device_row(device) for device in self._devices.values()],
+            # What the rows left over are to hold is still in the sightings.
+            checkpoint=0 if self._devices else int(self._runs[0][0]) - 1 if self._runs else self._next,
+            devices=[_device_row(device) for device in devices],
             forgotten=self._forgotten,
-            attempts=list(self._attempts.values()),
+            attempts=list(attempts.values()),
             rollouts=list(self._rollouts.values()),
             events=self._events,
             done=self._done,
@@ -167,7 +178,7 @@ class Outbox:
         self._pending = (batch, self._effects)
         self._next += 1
         self._sightings = SightingsLog(now)
-        self._devices, self._attempts, self._rollouts = {}, {}, {}
+        self._rollouts = {}
         self._events, self._forgotten, self._done, self._effects = [], [], [], []
         return batch
 
@@ -223,7 +234,8 @@ def _device_row(device: Device) -> DeviceRow:
         device.image,
         device.chip,
         device.rhythm,
-        device.settled,
+        device.taken,
+        device.taken_downloads,
     )
 
 

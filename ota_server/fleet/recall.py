@@ -6,20 +6,16 @@ import gc
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, case, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from ota_server.firmware.naming import Kind
-from ota_server.fleet.device import Attempt, Device, Outcome, Place, standing
+from ota_server.fleet.device import DORMANT, Attempt, Device, Outcome, Place, Taken
 from ota_server.fleet.journal import Memory, unpack_sightings
 from ota_server.fleet.rhythm import add_interval
 from ota_server.fleet.rollout import Rollout, Rollouts, State
 from ota_server.fleet.schema import ATTEMPTS, DEVICES, MARKS, ROLLOUTS, SIGHTINGS
-
-FLEET_DAYS = 30
-"""A device that wasn't seen for so many days isn't counted as one of the fleet."""
 
 BATCH_MARK, KEY_MARK = "batch", "key"
 """Names of the largest numbers of a batch and of a device that were ever written."""
@@ -39,7 +35,7 @@ def recall(connection: Connection, now: float) -> Memory:
     with _uncollected():
         devices = _read_devices(connection, _read_open_attempts(connection))
         places = _read_places(connection)
-        since = now - FLEET_DAYS * 86400
+        since = now - DORMANT
         fleet = Counter((each.channel, each.project) for each in devices.values() if each.last_seen >= since)
     for place, count in fleet.items():
         places.setdefault(place, Rollouts()).fleet = count
@@ -52,7 +48,7 @@ def recall_places(connection: Connection, now: float) -> dict[Place, Rollouts]:
     places = _read_places(connection)
     statement = (
         select(DEVICES.c.channel, DEVICES.c.project, func.count())
-        .where(DEVICES.c.last_seen >= now - FLEET_DAYS * 86400)
+        .where(DEVICES.c.last_seen >= now - DORMANT)
         .group_by(DEVICES.c.channel, DEVICES.c.project)
     )
     for channel, project, count in connection.execute(statement):
@@ -103,11 +99,12 @@ class _Maker:
     """Makes devices and attempts of rows; what recurs in them is one object, since there may be a million."""
 
     def __init__(self) -> None:
-        self._names, self._texts, self._addresses, self._rhythms, self._numbers = (_Shared() for _ in range(5))
+        self._names, self._texts, self._addresses, self._rhythms = (_Shared() for _ in range(4))
+        self._numbers, self._takens = _Shared(), _Shared()
 
     def device(self, row: Sequence[Any]) -> Device:
         """Make a device of a row of DEVICES."""
-        key, id_, dialect, channel, project, first, last, address, version, image, chip, rhythm, *settled = row
+        key, id_, dialect, channel, project, first, last, address, version, image, chip, rhythm, *taken, downloads = row
         names, texts = self._names, self._texts
         return Device(
             key,
@@ -123,7 +120,8 @@ class _Maker:
             names[chip],
             self._rhythms[rhythm],
             (),
-            None if settled[0] is None else self._numbers[tuple(settled)],
+            None if taken[0] is None else self._takens[Taken(taken[0], taken[1], tuple(taken[2:5]), taken[5])],
+            downloads,
         )
 
     def attempt(self, row: Sequence[Any]) -> Attempt:
@@ -199,10 +197,7 @@ def _replay(connection: Connection, devices: Mapping[int, Device | None]) -> Non
 
 
 def _read_places(connection: Connection) -> dict[Place, Rollouts]:
-    """Return the rollouts with their counts: a device counts once in each, by how it stands there.
-
-    How it stands is said by its attempts that aren't settled, or else by those that are.
-    """
+    """Return the rollouts with their counts, of the attempts that count."""
     places: dict[Place, Rollouts] = {}
     for row in connection.execute(select(*ROLLOUTS.c)):
         channel, project, major, minor, patch, state, stage, seats, started_at, stage_since, acknowledged, why = row
@@ -219,35 +214,11 @@ def _read_places(connection: Connection) -> dict[Place, Rollouts]:
 def _count(connection: Connection, places: dict[Place, Rollouts]) -> None:
     columns = ATTEMPTS.c
     release = (columns.channel, columns.project, columns.major, columns.minor, columns.patch)
-
-    def find(row: Sequence[Any]) -> Rollout | None:
+    statement = select(*release, columns.outcome, func.count(), func.max(columns.offered_at)).where(columns.counted)
+    for row in _stream(connection, statement.group_by(*release, columns.outcome)):
         rollouts = places.get((row[0], row[1]))
-        return None if rollouts is None else rollouts.by_version.get((row[2], row[3], row[4]))
-
-    # All of them first, which an index answers; then what that counted too often is put right.
-    by_outcome = select(*release, columns.outcome, func.count(), func.max(columns.offered_at))
-    for row in _stream(connection, by_outcome.group_by(*release, columns.outcome)):
-        rollout = find(row)
+        rollout = None if rollouts is None else rollouts.by_version.get((row[2], row[3], row[4]))
         if rollout is not None:
             rollout.outcomes[_OUTCOMES[row[5]]] = row[6]
             rollout.admitted += row[6]
             rollout.admitted_at = max(rollout.admitted_at, row[7])
-    open_ones = func.aggregate_strings(case((~columns.settled, columns.outcome)), ",")
-    several = select(*release, func.aggregate_strings(columns.outcome, ","), open_ones)
-    for row in _stream(connection, several.group_by(columns.device, *release).having(func.count() > 1)):
-        rollout = find(row)
-        if rollout is not None:
-            told = row[5].split(",")
-            for each in told:
-                rollout.outcomes[_OUTCOMES[each]] -= 1
-            rollout.outcomes[_stand(row[6] or row[5])] += 1
-            rollout.admitted -= len(told) - 1
-
-
-@lru_cache(maxsize=1024)
-def _stand(outcomes: str) -> Outcome:
-    """Return how a device stands by the outcomes of its attempts at one release."""
-    attempts = [Attempt("", "", Kind.APP, (0, 0, 0), "", None, 0.0, _OUTCOMES[each]) for each in outcomes.split(",")]
-    outcome = standing(attempts, ("", ""), (0, 0, 0))
-    assert outcome is not None
-    return outcome

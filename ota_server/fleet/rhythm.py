@@ -13,7 +13,14 @@ LENGTH = 7
 """How many intervals are remembered: the median of so many bears three odd ones, as around a restart."""
 
 MIN_INTERVAL = 1.0
-"""Check-ins closer together, in seconds, are one to this: retries, and questions for sketch and filesystem."""
+"""Check-ins closer together, in seconds, are one to this."""
+
+VISIT = 60.0
+"""What is closer together, in seconds, belongs to one visit (retries, the questions for sketch and filesystem), unless
+a device never stays away for longer."""
+
+PART = 10
+"""So many times shorter than usual an interval is no interval, but part of a longer visit."""
 
 _NUMBER = struct.Struct("<I")
 _KEPT = -_NUMBER.size * (LENGTH - 1)
@@ -21,9 +28,16 @@ _LARGEST = (1 << 32) - 1
 
 
 def add_interval(rhythm: bytes, seconds: float) -> bytes:
-    """Return a rhythm with one more interval, in seconds; the oldest gives way. Shorter than MIN_INTERVAL is none."""
+    """Return a rhythm with one more interval, in seconds; the oldest gives way. One inside a visit is none."""
     if seconds < MIN_INTERVAL:
         return rhythm
+    usual = median_of(rhythm)
+    if usual is not None:
+        if seconds * PART < usual or seconds < VISIT <= usual:
+            return rhythm
+        if usual < VISIT <= seconds:
+            # What was taken for its rhythm was within its visits.
+            rhythm = b""
     return rhythm[_KEPT:] + _NUMBER.pack(int(seconds) if seconds < _LARGEST else _LARGEST)
 
 
@@ -32,3 +46,8 @@ def median_of(rhythm: bytes) -> float | None:
     """Return the median interval in seconds, of an even number the longer of both in the middle; None of none."""
     intervals = sorted(value for (value,) in _NUMBER.iter_unpack(rhythm))
     return float(intervals[len(intervals) // 2]) if intervals else None
+
+
+def count_of(rhythm: bytes) -> int:
+    """Return how many intervals a rhythm was learned from, up to LENGTH."""
+    return len(rhythm) // _NUMBER.size

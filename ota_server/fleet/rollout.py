@@ -44,6 +44,7 @@ class Rollout:
     `stage` is the place of its stage in the policy, from 0; `seats` how many devices that admits, None for everybody.
     `admitted` counts the devices that it was offered to, and `outcomes` counts them by what came of it. `acknowledged`
     is how many of the failures the operator knows of. `good_since` is since when enough of the stage is confirmed.
+    `told_at` is when it was last told why a stage doesn't go on.
     `deciding` says that a step is being written down; until that is done nobody gets the release.
     `why` says in words why it halted, or by whom it was changed.
     """
@@ -62,6 +63,7 @@ class Rollout:
     admitted_at: float = 0.0
     outcomes: dict[Outcome, int] = attrs.field(factory=dict)
     good_since: float | None = None
+    told_at: float = 0.0
     deciding: bool = False
     failing: set[Device] = attrs.field(factory=set)
     """The devices that bounced or went silent, as long as they do."""
@@ -89,7 +91,7 @@ class Rollout:
     @property
     def taken(self) -> int:
         """How many seats are taken: a device that got something else before anything was known gives its own back."""
-        return self.admitted - self.outcomes.get(Outcome.SUPERSEDED, 0) - self.outcomes.get(Outcome.DRIFTED, 0)
+        return self.admitted - self.outcomes.get(Outcome.SUPERSEDED, 0)
 
 
 _NOT_DOWNLOADED = frozenset({Outcome.OFFERED, Outcome.SUPERSEDED})

@@ -60,7 +60,11 @@ DEVICES = Table(
     Column("image", Text),
     Column("chip", Text),
     Column("rhythm", LargeBinary, nullable=False),
-    *_version("settled_", optional=True),
+    Column("taken_channel", Text),
+    Column("taken_project", Text),
+    *_version("taken_", optional=True),
+    Column("taken_image", Text),
+    Column("taken_downloads", NUMBER, nullable=False),
     Index("ix_devices_project_version", "project", "version"),
 )
 
@@ -85,7 +89,8 @@ ATTEMPTS = Table(
     Column("braked_until", Double, nullable=False),
     Column("acknowledged", Boolean, nullable=False),
     Column("settled", Boolean, nullable=False),
-    Index("ix_attempts_release", "channel", "project", "major", "minor", "patch", "outcome", "offered_at"),
+    Column("counted", Boolean, nullable=False),
+    Index("ix_attempts_release", "channel", "project", "major", "minor", "patch", "counted", "outcome", "offered_at"),
     sqlite_with_rowid=False,
 )
 

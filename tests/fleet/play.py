@@ -55,7 +55,7 @@ class Play:
         if self.catalog is not self._published:
             self._published = self.catalog
             self.fleet.take_catalog(self.catalog, self.now)
-        decision = self.fleet.answer(check_in, self.catalog, "192.0.2.1", self.now)
+        decision = self.fleet.answer(check_in, self.catalog, f"192.0.{number >> 8}.{number & 255}", self.now)
         self.write()
         return decision
 

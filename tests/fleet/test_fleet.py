@@ -9,6 +9,7 @@ from ota_server.fleet.checkin import Mode
 from ota_server.fleet.decision import Send
 from ota_server.fleet.device import Outcome
 from ota_server.fleet.rollout import State
+from tests.firmware.samples import make_catalog, make_image
 from tests.fleet.play import DAY, HOUR, Play, mac
 
 FILES = ("lamp-1.0.0.bin", "lamp-1.1.0.bin")
@@ -155,14 +156,79 @@ class OutcomeTests(SynchronousTestCase):
             play.now += 900
             play.check(1, "1.1.0")
         device = play.fleet.devices[mac(1)]
-        self.assertEqual((device.attempts, device.settled), ((), NEW))
-        # When it falls back days later it begins anew, and counts once.
-        play.now += 5 * DAY
-        play.update(1, "1.0.0")
-        self.assertEqual(play.outcomes(NEW), {"downloaded": 1})
+        assert device.taken is not None
+        self.assertEqual((device.attempts, device.taken.version), ((), NEW))
+        self.assertEqual(play.outcomes(NEW), {"confirmed": 1})
+
+    def test_fell_back_later(self) -> None:
+        """One that took it for good, and falls back after days, has bounced; the brake counts all its downloads."""
+        play = Play.of(*FILES)
+        reasons = []
+        for _ in range(4):
+            reasons.append(play.update(1, "1.0.0").reason)
+            for _ in range(4):
+                play.now += HOUR
+                play.check(1, "1.0.0" if reasons[-1] == "bounced" else "1.1.0")
+        self.assertEqual(reasons, ["newer"] * 3 + ["bounced"])
+        self.assertEqual(play.outcomes(NEW), {"bounced": 1})
+
+    def test_changing_text(self) -> None:
+        """A version told in other words each time is the same; one that is another each time is none of ours."""
+        play = Play.of(*FILES, policy="halt = { failures = 100 }")
+        for before in (lambda n: f"1.0.0+up{n}", lambda n: f"0.{n % 2}.0"):
+            reasons = [play.update(1, before(number)).reason for number in range(5)]
+            self.assertEqual(reasons, ["newer"] * 3 + ["bounced"] * 2)
+            self.assertEqual(play.outcomes(NEW), {"bounced": 1})
+            play.order("forget", device=1)
+
+    def test_unknown_hash(self) -> None:
+        """A device that tells no version, and a hash that no file has, bounces when it comes back with that."""
+        play = Play.of(*FILES)
+        for number in range(300):
+            for _ in range(2):
+                play.update(number, None, sketch_md5=f"{number:032x}")
+        self.assertEqual(play.outcomes(NEW), {"bounced": 2})
+
+    def test_replaced_file(self) -> None:
+        """A file that is replaced under the same version is another image; its devices count once."""
+        play = Play.of(*FILES, policy="halt = { failures = 100 }")
+        for _ in range(2):
+            play.update(1, "1.0.0")
+        self.assertEqual(play.outcomes(NEW), {"bounced": 1})
+        play.catalog = make_catalog([make_image("lamp-1.0.0.bin"), make_image("lamp-1.1.0.bin", b"corrected")])
+        for _ in range(2):
+            play.update(1, "1.0.0")
+        self.assertEqual(play.outcomes(NEW), {"bounced": 1})
+        play.update(1, "1.1.0")
+        self.assertEqual(play.outcomes(NEW), {"confirmed": 1})
+
+    def test_two_questions_per_visit(self) -> None:
+        """Who asks for filesystem and sketch, seconds apart, and comes every hour, isn't silent after minutes."""
+        play = Play.of(*FILES)
+        for _ in range(5):
+            for number in range(1, 6):
+                play.check(number, "1.0.0", mode=Mode.FILESYSTEM)
+            play.now += 5
+            for number in range(1, 6):
+                play.check(number, "1.1.0")
+            play.now += HOUR - 5
+        for number in range(1, 6):
+            play.update(number, "1.0.0")
+        for _ in range(16):
+            play.pass_time(600)
+            play.check(77, "1.1.0")
+        self.assertEqual(play.outcomes(NEW), {"downloaded": 5})
+
+    def test_has_it_from_elsewhere(self) -> None:
+        """A device that runs the release without having downloaded it whole tells nothing of it."""
+        play = Play.of(*FILES)
+        for number in range(100):
+            play.update(number, "1.0.0", whole=False)
+            play.check(number, "1.1.0")
+        self.assertEqual(play.outcomes(NEW), {})
 
     def test_filesystem_and_sketch(self) -> None:
-        """Sketch and filesystem are two attempts of one device, which counts once, by what is worse."""
+        """Sketch and filesystem are two attempts of one device, which counts once: by its sketch."""
         play = Play.of("lamp-1.0.0.bin", "lamp-1.1.0.bin", "lamp-1.1.0.fs.bin")
         self.assertEqual(play.update(1, "1.0.0", mode="spiffs").reason, "newer")
         self.assertEqual(play.update(1, "1.0.0").reason, "newer")
@@ -171,7 +237,7 @@ class OutcomeTests(SynchronousTestCase):
         self.assertEqual(play.outcomes(NEW), {"bounced": 1})
         play.update(1, "1.0.0")
         play.check(1, "1.1.0")
-        self.assertEqual(play.outcomes(NEW), {"downloaded": 1})
+        self.assertEqual(play.outcomes(NEW), {"confirmed": 1})
         rollout = play.fleet.course.find(("stable", "lamp"), NEW)
         assert rollout is not None
         self.assertEqual(rollout.admitted, 1)
@@ -365,7 +431,7 @@ class StageTests(SynchronousTestCase):
 
     def test_soak(self) -> None:
         """A stage isn't passed while a device that took it is missing."""
-        play = Play.of(*FILES, policy='stages = ["10", "100%"]\nsoak = "1d"')
+        play = Play.of(*FILES, policy='stages = ["10", "100%"]\nsoak = "3d"')
         self._know(play, 100)
         for number in range(100):
             if isinstance(play.update(number, "1.0.0"), Send):
@@ -374,7 +440,7 @@ class StageTests(SynchronousTestCase):
         assert rollout is not None
         self.assertEqual(rollout.confirmed, 10)
         # They die an hour later; the others call on.
-        for _ in range(12):
+        for _ in range(60):
             play.pass_time(HOUR)
             for number in range(50, 100):
                 if not play.fleet.devices[mac(number)].attempts:
@@ -488,7 +554,8 @@ class NewcomerTests(SynchronousTestCase):
         play.now += 2 * newcomers.PROBATION
         play.check(0, "1.0.0")
         for number in range(1, 1001):
-            play.check(number, "1.0.0")
+            check_in = play.check_in(number, "1.0.0", mode=Mode.SKETCH, project="lamp")
+            play.fleet.answer(check_in, play.catalog, "192.0.2.9", play.now)
         self.assertEqual(set(play.fleet.devices), {mac(0), *(mac(number) for number in range(951, 1001))})
         for number in range(1001, 2001):
             check_in = play.check_in(number, "1.0.0", mode=Mode.SKETCH, project="lamp")
@@ -498,8 +565,8 @@ class NewcomerTests(SynchronousTestCase):
 
     def test_networks(self) -> None:
         """Addresses of IPv6 count by networks, those of this machine not at all."""
-        self.assertEqual(newcomers.network_of("2001:db8::1"), newcomers.network_of("2001:db8::ffff"))
-        self.assertNotEqual(newcomers.network_of("2001:db8::1"), newcomers.network_of("2001:db8:0:1::1"))
+        self.assertEqual(newcomers.network_of("2001:db8::1"), newcomers.network_of("2001:db8:0:ffff::1"))
+        self.assertNotEqual(newcomers.network_of("2001:db8::1"), newcomers.network_of("2001:db8:1::1"))
         self.assertEqual(newcomers.network_of("::ffff:192.0.2.1"), "192.0.2.1")
         self.assertIsNone(newcomers.network_of("::1"))
         self.assertIsNone(newcomers.network_of("127.3.4.5"))

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.firmware.naming import Kind
 from ota_server.fleet import database
-from ota_server.fleet.device import Attempt, Device, Outcome
+from ota_server.fleet.device import Attempt, Device, Outcome, Taken
 from ota_server.fleet.journal import AttemptRow, Batch, DeviceRow, Event, Order, RolloutRow, SightingsLog
 from ota_server.fleet.ledger import LONGEST, Ledger, LedgerDamagedError, LedgerError, sqlite_url
 from ota_server.fleet.rollout import Rollout, State
@@ -33,7 +33,7 @@ _MAC = "5C:CF:7F:00:11:22"
 _IMAGE = "ab" * 32
 
 _DEVICE = DeviceRow(
-    1, _MAC, "esp8266", "stable", "lamp", _NOW - _DAY, _NOW, "192.0.2.7", "1.2.3", _IMAGE, "esp8266", b"", None
+    1, _MAC, "esp8266", "stable", "lamp", _NOW - _DAY, _NOW, "192.0.2.7", "1.2.3", _IMAGE, "esp8266", b"", None, 0
 )
 _ATTEMPT = AttemptRow(
     1,
@@ -52,7 +52,9 @@ _ATTEMPT = AttemptRow(
     braked_until=0.0,
     acknowledged=False,
     settled=False,
+    counted=True,
 )
+_TAKEN = Taken("stable", "lamp", (1, 2, 3), _IMAGE)
 _ROLLOUT = RolloutRow("stable", "lamp", (1, 2, 3), State.RUNNING, 0, None, _NOW, _NOW, 0, "")
 _EVENT = Event(_NOW, "server", "halted", "2 of 3 bounced", "stable", "lamp", (1, 2, 3), None)
 
@@ -76,7 +78,8 @@ _device_rows = st.builds(
     image=st.none() | _images,
     chip=st.none() | _texts,
     rhythm=st.binary(max_size=28),
-    settled=st.none() | _versions,
+    taken=st.none() | st.builds(Taken, _names, _names, _versions, _images),
+    taken_downloads=st.integers(0, 2**31),
 )
 _attempt_rows = st.builds(
     AttemptRow,
@@ -96,6 +99,7 @@ _attempt_rows = st.builds(
     braked_until=_times,
     acknowledged=st.booleans(),
     settled=st.booleans(),
+    counted=st.booleans(),
 )
 _rollout_rows = st.builds(
     RolloutRow,
@@ -261,11 +265,12 @@ class LedgerTests(_Base):
             None,
             "esp32",
             b"\1\0\0\0",
-            (1, 2, 3),
+            _TAKEN,
+            2,
         )
         attempt = AttemptRow(
             1, "stable", "lamp", Kind.APP, (1, 2, 3), _IMAGE, None, _NOW + 1, Outcome.BOUNCED, _NOW + 2, _NOW + 3, 3,
-            True, _NOW + 4, True, False,
+            True, _NOW + 4, True, False, False,
         )  # fmt: skip
         rollout = RolloutRow("stable", "lamp", (1, 2, 3), State.HALTED, 1, 2, _NOW + 1, _NOW + 2, 3, "it bounced")
         ledger.write(Batch(2, devices=[device], attempts=[attempt], rollouts=[rollout]))
@@ -368,25 +373,30 @@ class LedgerTests(_Base):
         self.assertEqual(list(ledger.load(_NOW).devices), [_MAC])
 
     def test_counts(self) -> None:
-        """A rollout counts devices by how they stand, whether their attempts are settled or not, each device once."""
+        """A rollout counts the attempts at its release that count, whether they are settled or not."""
         ledger = self._open()
         outcomes = {
-            1: [(Outcome.CONFIRMED, True)],
-            2: [(Outcome.CONFIRMED, True), (Outcome.BOUNCED, True)],
-            3: [(Outcome.OFFERED, False)],
-            4: [(Outcome.BOUNCED, False), (Outcome.CONFIRMED, False)],
-            # What is settled counts no more, once there is a newer attempt.
-            5: [(Outcome.BOUNCED, True), (Outcome.DOWNLOADED, False)],
-            6: [(Outcome.SUPERSEDED, True)],
-            7: [(Outcome.SILENT, False)],
-            8: [(Outcome.CONFIRMED, True)],
+            1: [(Outcome.CONFIRMED, True, True)],
+            2: [(Outcome.CONFIRMED, True, False), (Outcome.BOUNCED, True, True)],
+            3: [(Outcome.OFFERED, False, True)],
+            4: [(Outcome.BOUNCED, False, True), (Outcome.CONFIRMED, False, False)],
+            5: [(Outcome.BOUNCED, True, False), (Outcome.DOWNLOADED, False, True)],
+            6: [(Outcome.SUPERSEDED, True, True)],
+            7: [(Outcome.SILENT, False, True)],
+            8: [(Outcome.CONFIRMED, True, True)],
         }
         attempts = [
             attrs.evolve(
-                _ATTEMPT, device=key, image=f"{place:064}", outcome=outcome, settled=settled, offered_at=_NOW + key
+                _ATTEMPT,
+                device=key,
+                image=f"{place:064}",
+                outcome=outcome,
+                settled=settled,
+                counted=counted,
+                offered_at=_NOW + key,
             )
             for key, told in outcomes.items()
-            for place, (outcome, settled) in enumerate(told)
+            for place, (outcome, settled, counted) in enumerate(told)
         ]
         elsewhere = [
             attrs.evolve(_ATTEMPT, device=8, channel="beta", outcome=Outcome.BOUNCED, offered_at=_NOW + 99),
@@ -414,14 +424,6 @@ class LedgerTests(_Base):
         self.assertEqual((found[1, 2, 4].admitted, found[1, 2, 4].admitted_at), (1, _NOW + 98))
         self.assertEqual((found[1, 2, 5].admitted, found[1, 2, 5].outcomes), (0, {}))
 
-    def test_kinds_count_once(self) -> None:
-        """Sketch and filesystem of a release are one device in its rollout."""
-        ledger = self._open()
-        attempts = [attrs.evolve(_ATTEMPT, outcome=Outcome.CONFIRMED), attrs.evolve(_ATTEMPT, kind=Kind.FILESYSTEM)]
-        ledger.write(Batch(1, devices=[_DEVICE], attempts=attempts, rollouts=[_ROLLOUT]))
-        rollout = ledger.load(_NOW).places["stable", "lamp"].by_version[1, 2, 3]
-        self.assertEqual((rollout.admitted, rollout.outcomes[Outcome.OFFERED]), (1, 1))
-
     def test_fleet(self) -> None:
         """The fleet of a place are the devices that were seen there within 30 days, sightings taken into account."""
         ledger = self._open()
@@ -445,10 +447,10 @@ class LedgerTests(_Base):
     def test_shared(self) -> None:
         """What recurs among devices is one object in memory."""
         ledger = self._open()
-        rows = [attrs.evolve(_DEVICE, key=key, id=str(key), settled=(1, 2, 3), rhythm=b"\1\0\0\0") for key in (1, 2)]
+        rows = [attrs.evolve(_DEVICE, key=key, id=str(key), taken=_TAKEN, rhythm=b"\1\0\0\0") for key in (1, 2)]
         ledger.write(Batch(1, devices=rows, attempts=[attrs.evolve(_ATTEMPT, device=key) for key in (1, 2)]))
         one, two = ledger.load(_NOW).devices.values()
-        for name in ("dialect", "channel", "project", "version", "image", "chip", "address", "rhythm", "settled"):
+        for name in ("dialect", "channel", "project", "version", "image", "chip", "address", "rhythm", "taken"):
             self.assertIs(getattr(one, name), getattr(two, name), name)
         for name in ("channel", "project", "version", "image", "before"):
             self.assertIs(getattr(one.attempts[0], name), getattr(two.attempts[0], name), name)
@@ -604,6 +606,49 @@ class LedgerTests(_Base):
         seen = {_check_whole(self, reader) for _ in range(100)}
         self.assertGreater(len(seen), 2)
 
+    def test_one_server(self) -> None:
+        """A second server is told which process has the ledger, and gets it once that has ended, however that came."""
+        self._open().close()
+        child, told = _in_child(lambda tell: _write_for_ever(self.url, tell))
+        ended = False
+        try:
+            os.read(told, 8)
+            second = Ledger(self.url)
+            self.addCleanup(second.close)
+            for _ in range(2):
+                message = str(self.assertRaises(LedgerError, second.open, _NOW))
+                self.assertRegex(message, rf"\Aanother server \(process {child}[) ]")
+                self.assertIn("end it, or give this one a --", message)
+                self.assertNotIn("secret", message)
+                self.assertIn("isn't open", str(self.assertRaises(LedgerError, second.write, Batch(1))))
+            # Readers and orders don't need it for themselves.
+            second.open_for_reading()
+            self.assertGreater(len(second.load(_NOW).devices), 0)
+            second.close()
+            self.assertGreater(second.give_order(_NOW, "operator:ada", "halt"), 0)
+            _end(child)
+            ended = True
+            self._wait_until_free()
+            self.assertEqual(second.open(_NOW), ())
+            second.write(Batch(second.load(_NOW).next_batch))
+        finally:
+            if not ended:
+                _end(child)
+
+    def _wait_until_free(self) -> None:
+        """Wait until the end of another server has been noticed."""
+
+    def test_one_server_in_a_process(self) -> None:
+        """Two servers in one process are told apart as well; each gets the ledger when the other closes it."""
+        one, two = Ledger(self.url), Ledger(self.url)
+        for each in (one, two):
+            self.addCleanup(each.close)
+        for has, waits in ((one, two), (two, one)):
+            has.open(_NOW)
+            self.assertIn(f"process {os.getpid()}", str(self.assertRaises(LedgerError, waits.open, _NOW)))
+            has.write(Batch(1))
+            has.close()
+
     def test_killed(self) -> None:
         """A process killed while it writes leaves each batch whole or absent, and all that it was told is written."""
         for moment in range(20):
@@ -617,6 +662,7 @@ class LedgerTests(_Base):
             finally:
                 _end(child)
             confirmed = os.read(told, 65536)
+            self._wait_until_free()
             ledger = self._open()
             last = _check_whole(self, ledger)
             if confirmed:
@@ -694,7 +740,7 @@ class SQLiteLedgerTests(LedgerTests, SynchronousTestCase):
         ledger.close()
 
     def _names(self) -> list[str]:
-        return sorted(each.name for each in self.folder.iterdir())
+        return sorted(each.name for each in self.folder.iterdir() if each.suffix != ".lock")
 
     @settings(deadline=None, max_examples=30)
     @_any_rows
@@ -722,9 +768,39 @@ class SQLiteLedgerTests(LedgerTests, SynchronousTestCase):
                 ledger = Ledger(sqlite_url(path))
                 self.assertEqual(ledger.open(_NOW), ())
                 ledger.close()
-                self.assertEqual([each.name for each in path.parent.iterdir()], ["ledger.sqlite"])
+                names = sorted(each.name for each in path.parent.iterdir())
+                self.assertEqual(names, ["ledger.sqlite", "ledger.sqlite.lock"])
                 ledger.open_for_reading()
                 ledger.close()
+
+    def test_lock_file(self) -> None:
+        """The file of the lock holds the number of the process, and stays; what stands in it is no lock."""
+        lock = self.folder / "ledger.sqlite.lock"
+        lock.write_text("1\nan older process, which is no more\n")
+        ledger = self._open()
+        self.assertEqual(lock.read_text(), f"{os.getpid()}\n")
+        linked = self.folder.with_name(f"{self.folder.name}-linked")
+        linked.symlink_to(self.folder)
+        (self.folder / "other.sqlite").symlink_to(self.path)
+        for path in (linked / "ledger.sqlite", self.folder / "other.sqlite"):
+            second = Ledger(sqlite_url(path))
+            self.assertIn("another server", str(self.assertRaises(LedgerError, second.open, _NOW)))
+        lock.write_text("no number")
+        message = str(self.assertRaises(LedgerError, Ledger(self.url).open, _NOW))
+        self.assertEqual(message.partition(" uses ")[0], "another server")
+        ledger.close()
+        self.assertTrue(lock.exists())
+        self._open()
+
+    def test_damaged_beside_a_server(self) -> None:
+        """A second server sets no file aside that the first one uses, however damaged; the first one may."""
+        ledger = self._open()
+        self.path.write_bytes(b"garbage" * 1000)
+        self.assertIn("another", str(self.assertRaises(LedgerError, Ledger(self.url).open, _NOW)))
+        self.assertEqual([name for name in self._names() if "damaged" in name], [])
+        self.assertIn("damaged", ledger.begin_anew(_NOW)[0])
+        self.assertIn("another", str(self.assertRaises(LedgerError, Ledger(self.url).open, _NOW)))
+        ledger.write(Batch(1, events=[_EVENT]))
 
     def _check_set_aside(self, content: bytes) -> None:
         """Check that opening puts a damaged file aside, says so, and begins a new one."""
@@ -935,6 +1011,42 @@ class PostgreSQLLedgerTests(LedgerTests, SynchronousTestCase):
             self.server.start()
         ledger.write(Batch(2, events=[_EVENT]))
         self.assertEqual(len(ledger.events(10)), 2)
+
+    def test_lock_lost(self) -> None:
+        """A server whose lock was lost takes it again before it writes."""
+        ledger = self._open()
+        ledger.write(Batch(1, events=[_EVENT]))
+        self._end_sessions()
+        ledger.write(Batch(2, events=[_EVENT]))
+        self.assertEqual(len(ledger.events(10)), 2)
+        self.assertIn("another", str(self.assertRaises(LedgerError, Ledger(self.url).open, _NOW)))
+
+    def test_lock_lost_to_another(self) -> None:
+        """A server that lost its lock to another writes no more, also not when that is gone: its memory is old."""
+        ledger, other = self._open(), Ledger(self.url)
+        self.addCleanup(other.close)
+        ledger.write(Batch(1, events=[_EVENT]))
+        self._end_sessions()
+        other.open(_NOW)
+        for _ in range(2):
+            message = str(self.assertRaises(LedgerError, ledger.write, Batch(2, events=[_EVENT])))
+            self.assertIn("another server (process ", message)
+        other.write(Batch(2, devices=[_DEVICE]))
+        other.close()
+        for _ in range(2):
+            message = str(self.assertRaises(LedgerError, ledger.write, Batch(2, events=[_EVENT])))
+            self.assertIn("start it anew", message)
+            self.assertNotIn("secret", message)
+        ledger.close()
+        self.assertEqual(self._devices(self._open()), [_DEVICE])
+
+    def _end_sessions(self) -> None:
+        """End all other connections to the database, and wait until they are gone."""
+        others = "FROM pg_stat_activity WHERE datname = 'postgres' AND pid <> pg_backend_pid()"
+        self.do(f"SELECT pg_terminate_backend(pid, 5000) {others}")
+
+    def _wait_until_free(self) -> None:
+        self._end_sessions()
 
     def test_encoding(self) -> None:
         """A database that can't keep every character is refused."""

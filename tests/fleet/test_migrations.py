@@ -26,7 +26,7 @@ from tests.fleet.databases import fill_disk, postgresql, small_disk
 
 _NOW = 1_790_000_000.0
 
-_DEVICE = DeviceRow(1, "one", None, "stable", "lamp", _NOW, _NOW, "192.0.2.7", None, None, None, b"", None)
+_DEVICE = DeviceRow(1, "one", None, "stable", "lamp", _NOW, _NOW, "192.0.2.7", None, None, None, b"", None, 0)
 _HALTED = RolloutRow("stable", "lamp", (1, 2, 3), State.HALTED, 0, None, _NOW, _NOW, 0, "it bounced")
 
 _NEXT = '''

@@ -197,7 +197,18 @@ class SimulationTests(SynchronousTestCase):
         self.assertEqual(loaded.devices.keys(), fleet.devices.keys())
         for id_, device in fleet.devices.items():
             other = loaded.devices[id_]
-            for name in ("key", "dialect", "channel", "project", "address", "version", "image", "chip", "settled"):
+            for name in (
+                "key",
+                "dialect",
+                "channel",
+                "project",
+                "address",
+                "version",
+                "image",
+                "chip",
+                "taken",
+                "taken_downloads",
+            ):
                 self.assertEqual(getattr(other, name), getattr(device, name), name)
             # Sightings are kept to a fraction of a second, so that an interval may be a second off.
             self.assertAlmostEqual(other.last_seen, device.last_seen, delta=0.01)

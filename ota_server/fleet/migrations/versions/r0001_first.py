@@ -31,7 +31,11 @@ def upgrade() -> None:
         sa.Column("image", sa.Text),
         sa.Column("chip", sa.Text),
         sa.Column("rhythm", sa.LargeBinary, nullable=False),
-        *_version("settled_", optional=True),
+        sa.Column("taken_channel", sa.Text),
+        sa.Column("taken_project", sa.Text),
+        *_version("taken_", optional=True),
+        sa.Column("taken_image", sa.Text),
+        sa.Column("taken_downloads", _NUMBER, nullable=False),
         sa.PrimaryKeyConstraint("key"),
         sa.UniqueConstraint("id"),
     )
@@ -54,11 +58,14 @@ def upgrade() -> None:
         sa.Column("braked_until", sa.Double, nullable=False),
         sa.Column("acknowledged", sa.Boolean, nullable=False),
         sa.Column("settled", sa.Boolean, nullable=False),
+        sa.Column("counted", sa.Boolean, nullable=False),
         sa.PrimaryKeyConstraint("device", "channel", "project", "major", "minor", "patch", "kind", "image"),
         sqlite_with_rowid=False,
     )
     op.create_index(
-        "ix_attempts_release", "attempts", ["channel", "project", "major", "minor", "patch", "outcome", "offered_at"]
+        "ix_attempts_release",
+        "attempts",
+        ["channel", "project", "major", "minor", "patch", "counted", "outcome", "offered_at"],
     )
     op.create_table(
         "rollouts",
