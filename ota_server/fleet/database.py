@@ -1,18 +1,24 @@
-"""The database of the ledger: connecting, bringing its tables up to date, and setting a damaged file aside."""
+"""The database of the ledger: connecting, bringing its tables up to date, and setting a damaged file aside.
+
+One server at a time has it: a second one would overwrite what the first remembers.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
+import socket
 import sqlite3
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, insert, inspect, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from ota_server.fleet import schema
 
@@ -42,6 +48,21 @@ _PRAGMAS = (
 
 # Only one server may change the tables at a time; any number that no other program is likely to lock.
 _POSTGRESQL_LOCK = 0x07A5E47E
+
+# Only one server may have the database; another number, since this one is held all the time.
+_SERVER_LOCK = 0x07A5E47F
+
+SERVER_MARK = "server"
+"""Name of the mark that says which server opened the ledger last."""
+
+# A server whose machine is cut off gives the lock back in a minute. Not every PostgreSQL knows all of these, and one
+# that is reached by a socket of the file system needs none.
+_LOCK_SETTINGS = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "idle_session_timeout": "0",
+}
 
 
 class LedgerError(Exception):
@@ -83,6 +104,7 @@ class Database:
             self.name = str(self.path)
         self.dialect = self.url.get_backend_name()
         self._engine: Engine | None = None
+        self._lock: FileLock | SessionLock | None = None
 
     @property
     def engine(self) -> Engine:
@@ -95,19 +117,25 @@ class Database:
         """Open for reading and writing, and bring the tables up to date.
 
         `now` is in seconds since 1970, and names a damaged file that is set aside. Returns what the owner has to be
-        told, as sentences. Raises LedgerError, and then nothing is changed.
+        told, as sentences. Raises LedgerError, also where another server has it, and then nothing is changed.
         """
         try:
-            self._open()
-        except LedgerDamagedError:
-            return self.begin_anew(now)
+            self._take_lock()
+            try:
+                self._open()
+            except LedgerDamagedError:
+                return self.begin_anew(now)
+        except BaseException:
+            self.close()
+            raise
         return ()
 
     def begin_anew(self, now: float) -> tuple[str, ...]:
-        """Set a damaged file aside, and open a new one; see open."""
-        self.close()
+        """Set a damaged file aside, and open a new one; see open. The lock stays this server's, come what may."""
+        self._disconnect()
         if self.path is None:
             raise LedgerError(f"the ledger {self.name} is damaged")
+        self._take_lock()
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S")
         aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
         with self.speaking("can't be set aside"):
@@ -143,7 +171,11 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Give a connection whose changes are committed at the end, or none of them. Raises LedgerError."""
-        with self.speaking("can't be written"), self.engine.execution_options(writes=True).begin() as connection:
+        engine = self.engine
+        if isinstance(self._lock, SessionLock):
+            with self.speaking("can't be written"):
+                self._lock.keep()
+        with self.speaking("can't be written"), engine.execution_options(writes=True).begin() as connection:
             yield connection
 
     @contextmanager
@@ -169,10 +201,26 @@ class Database:
             engine.dispose()
 
     def close(self) -> None:
-        """Close all connections; harmless when there are none."""
+        """Close all connections, and let another server have the ledger; harmless when there is nothing to close."""
+        self._disconnect()
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            lock.release()
+
+    def _disconnect(self) -> None:
         if self._engine is not None:
             engine, self._engine = self._engine, None
             engine.dispose()
+
+    def _take_lock(self) -> None:
+        """Take the ledger for this server. Raises LedgerError where another one has it."""
+        if self._lock is not None:
+            return
+        with self.speaking("can't be opened"):
+            if self.path is not None:
+                self._lock = FileLock(self.path)
+            else:
+                self._lock = SessionLock(self._create_engine(lasting=True), self.name)
 
     @contextmanager
     def speaking(self, what: str) -> Iterator[None]:
@@ -204,13 +252,15 @@ class Database:
                         connection.connection.cursor().execute("PRAGMA journal_mode = WAL").close()
                 if revision != schema.REVISION:
                     self._upgrade(copy=not is_new)
-                with self._engine.execution_options(writes=True).begin():
-                    pass  # Whether it can be written at all.
+                with self._engine.execution_options(writes=True).begin() as connection:
+                    # This also shows whether it can be written at all.
+                    if isinstance(self._lock, SessionLock):
+                        self._lock.mark(connection)
         except BaseException:
-            self.close()
+            self._disconnect()
             raise
 
-    def _create_engine(self, *, read_only: bool = False) -> Engine:
+    def _create_engine(self, *, read_only: bool = False, lasting: bool = False) -> Engine:
         if self.path is not None:
             path = self.path
             engine = create_engine(
@@ -230,11 +280,10 @@ class Database:
         try:
             return create_engine(
                 self.url,
-                pool_size=1,
-                # PostgreSQL may have been restarted in between.
-                pool_pre_ping=True,
                 connect_args={key: value for key, value in connect_args.items() if key not in self.url.query},
                 execution_options={"postgresql_readonly": True} if read_only else {},
+                # PostgreSQL may have been restarted in between.
+                **({"poolclass": NullPool} if lasting else {"pool_size": 1, "pool_pre_ping": True}),
             )
         except ModuleNotFoundError as error:
             raise LedgerError(f"the ledger {self.name} needs the package {error.name}") from error
@@ -281,6 +330,123 @@ class Database:
                 f"the ledger {self.name} is of another version of the OTA Server (its tables are of revision "
                 f"{revision}, and this program reads {schema.REVISION})"
             )
+
+
+class FileLock:
+    """Keeps other servers from an SQLite file, for as long as this process lives: a lock on a file beside it.
+
+    That file holds the number of the process, and stays when the lock is gone. Raises OSError, and LedgerError where
+    another server has the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # Beside the file itself, by whatever links it is reached.
+        self._file = os.open(f"{os.path.realpath(path)}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                told = os.read(self._file, 20).strip()
+                who = f"process {int(told)}" if told.isdigit() else ""
+                raise _taken(str(path), who, "--state") from None
+        except BaseException:
+            os.close(self._file)
+            raise
+        # On a full disk nobody learns which process it is; the lock holds.
+        with suppress(OSError):
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        """Let another server have the file."""
+        os.close(self._file)
+
+
+class SessionLock:
+    """Keeps other servers from a PostgreSQL database, for as long as one connection lives.
+
+    Raises SQLAlchemyError, and LedgerError where another server has the lock.
+    """
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+        self._session: Connection | None = None
+        self._number: int | None = None
+        self._take()
+
+    def mark(self, connection: Connection) -> None:
+        """Write down that this is the server that opened the ledger last."""
+        self._number = secrets.randbelow(1 << 62)
+        connection.execute(delete(schema.MARKS).where(schema.MARKS.c.name == SERVER_MARK))
+        connection.execute(insert(schema.MARKS).values(name=SERVER_MARK, value=self._number))
+
+    def keep(self) -> None:
+        """See whether the connection still lives, and take the lock again where it was lost.
+
+        Raises LedgerError as well where another server was there meanwhile, so that the memory of this one is old.
+        """
+        if self._session is not None:
+            try:
+                self._session.execute(text("SELECT 1"))
+                return
+            except SQLAlchemyError:
+                self._drop()
+        self._take()
+        assert self._session is not None
+        try:
+            mark = select(schema.MARKS.c.value).where(schema.MARKS.c.name == SERVER_MARK)
+            if self._session.execute(mark).scalar() != self._number:
+                raise LedgerError(
+                    f"another server has used the ledger {self._name} while this one was cut off from it; "
+                    "what this one remembers is old: start it anew"
+                )
+        except BaseException:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let another server have the database."""
+        if self._session is not None:
+            # Where that fails it has been lost anyway. It isn't left to the end of the connection, which PostgreSQL
+            # takes a moment to notice.
+            with suppress(SQLAlchemyError):
+                self._session.execute(text(f"SELECT pg_advisory_unlock({_SERVER_LOCK})"))
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            session.invalidate()
+            session.close()
+
+    def _take(self) -> None:
+        session = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._session = session
+        try:
+            for name, value in _LOCK_SETTINGS.items():
+                known = text("SELECT set_config(name, :value, false) FROM pg_settings WHERE name = :name")
+                session.execute(known, {"name": name, "value": value})
+            who = f"process {os.getpid()} on {socket.gethostname()}"
+            session.execute(text("SELECT set_config('application_name', :who, false)"), {"who": f"ota-server, {who}"})
+            if not session.execute(text(f"SELECT pg_try_advisory_lock({_SERVER_LOCK})")).scalar():
+                found = session.execute(text(_WHO_HAS_IT)).scalar()
+                raise _taken(self._name, str(found or "").removeprefix("ota-server, "), "--database")
+        except BaseException:
+            self._drop()
+            raise
+
+
+_WHO_HAS_IT = (
+    "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE locktype = 'advisory' AND granted "  # noqa: S608
+    f"AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+    f"AND classid = 0 AND objid = {_SERVER_LOCK} AND objsubid = 1"
+)
+
+
+def _taken(name: str, who: str, option: str) -> LedgerError:
+    who = f"another server ({who})" if who.isprintable() and who else "another server"
+    return LedgerError(f"{who} uses the ledger {name}; end it, or give this one a {option} of its own")
 
 
 def _is_damage(error: BaseException) -> bool:
