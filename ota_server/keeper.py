@@ -85,7 +85,11 @@ class Forgetful:
 
     def answer(self, check_in: CheckIn, catalog: Catalog, address: str) -> Decision:
         """Decide what to answer to a check-in."""
-        return decide(check_in, catalog, self.policy.rules_for(check_in.project, check_in.device), now=self._now())
+        rules = self.policy.rules_for(check_in.project, check_in.device)
+        if rules.stages:
+            # Nobody could say who is in one.
+            rules = attrs.evolve(rules, stages=())
+        return decide(check_in, catalog, rules, now=self._now())
 
     def barred(self, place: Place) -> frozenset[Numbers]:
         """Return no version."""

@@ -20,6 +20,7 @@ from ota_server.fleet.decision import (
     highest_version,
 )
 from ota_server.fleet.device import Outcome
+from ota_server.fleet.permitting import hold, look_at_window
 from ota_server.fleet.rollout import State, admits
 
 MAX_SKIPPED = 8
@@ -191,8 +192,10 @@ def _is_admitted(case: Case, numbers: Numbers) -> bool:
 
 
 def announce(case: Case) -> Decision | None:
-    """Tell the number of the best version, if that is all that was asked."""
-    return Announce(case.best, "version-asked") if case.check_in.mode is Mode.VERSION else None
+    """Tell the number of the best version, if that is all that was asked, and it may be had now."""
+    if case.check_in.mode is not Mode.VERSION:
+        return None
+    return hold(case) or look_at_window(case) or Announce(case.best, "version-asked")
 
 
 def compare_with_running(case: Case) -> Decision | None:

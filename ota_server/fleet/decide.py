@@ -58,7 +58,8 @@ STEPS = (
         "place",
         choosing.find_place,
         ("unknown-project",),
-        "The project and channel are those of the address, unless the policy names others for the device.",
+        "The project and channel are those of the address, unless the policy names others for the device. A channel "
+        "of the policy that lacks the project is passed over.",
     ),
     Step(
         "question",
@@ -87,8 +88,8 @@ STEPS = (
     Step(
         "number",
         choosing.announce,
-        ("version-asked",),
-        "Who asked for the number of the best version gets that.",
+        ("version-asked", "held", "window-closed"),
+        "Who asked for the number of the best version gets that, when the image may be had, too.",
     ),
     Step(
         "comparison",

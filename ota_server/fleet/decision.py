@@ -142,14 +142,19 @@ class Case:
         now: float = 0.0,
         traffic: Traffic = NO_TRAFFIC,
     ) -> None:
-        self.check_in = check_in = place_by(check_in, rules)
+        placed = place_by(check_in, rules)
+        self.served = catalog.project(placed.channel, placed.project)
+        if self.served is None and placed.channel != check_in.channel:
+            # The channel that the policy names may have some projects only.
+            placed = attrs.evolve(placed, channel=check_in.channel)
+            self.served = catalog.project(placed.channel, placed.project)
+        self.check_in = check_in = placed
         self.catalog = catalog
         self.rules = rules
         self.device = device
         self.rollouts = rollouts
         self.now = now
         self.traffic = traffic
-        self.served = catalog.project(check_in.channel, check_in.project)
         self.running = find_running(check_in, catalog)
         self.filesystem = check_in.mode is Mode.FILESYSTEM
         self.kind = Kind.FILESYSTEM if self.filesystem else Kind.APP

@@ -19,6 +19,9 @@ from ota_server.fleet.rules import HaltRule, Rules, Stage
 EVERYBODY = Stage("100%", share=1.0)
 """The last stage of every rollout, and the only one where the policy names none."""
 
+LAST_STAGE = 1_000_000
+"""The place of a stage behind all that a policy has."""
+
 SLACK = 2
 """So many devices for each seat belong to a stage at first, since not all of them will call soon."""
 

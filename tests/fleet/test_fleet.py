@@ -8,7 +8,7 @@ from ota_server.fleet import newcomers
 from ota_server.fleet.checkin import Mode
 from ota_server.fleet.decision import Send
 from ota_server.fleet.device import Outcome
-from ota_server.fleet.rollout import State
+from ota_server.fleet.rollout import LAST_STAGE, State
 from tests.firmware.samples import make_catalog, make_image
 from tests.fleet.play import DAY, HOUR, Play, mac
 
@@ -597,7 +597,7 @@ class OrderTests(SynchronousTestCase):
         play.order("complete", NEW)
         rollout = play.fleet.course.find(("stable", "lamp"), NEW)
         assert rollout is not None
-        self.assertEqual((rollout.stage, rollout.seats), (2, None))
+        self.assertEqual((rollout.stage, rollout.seats), (LAST_STAGE, None))
         play.order("restart", NEW)
         self.assertEqual((rollout.stage, rollout.seats), (0, 1))
         self.assertEqual(play.update(2, "1.0.0").reason, "stage-full")
