@@ -12,10 +12,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from ota_server.firmware.catalog import Catalog, Image
-from ota_server.firmware.versions import Numbers
+from ota_server.firmware.versions import Numbers, compare
 from ota_server.fleet.checkin import CheckIn, Headers, read_check_in
 from ota_server.fleet.decide import Announce, Decision, Refuse, Send, UpToDate, Withhold
 from ota_server.fleet.device import Place
+from ota_server.web.continuation import WHATEVER, Continuity, is_barred, may_go_on
 from ota_server.web.delivery import Deliveries, DownloadWatcher
 from ota_server.web.ranges import NotModified, Part, Unsatisfiable, Whole, evaluate, parse_range
 from ota_server.web.site import MAX_HEAD, DeviceRequest, join_fields
@@ -83,29 +84,36 @@ def send_image(
     unmodified: bytes,
     refused: Callable[[], None],
     watcher: DownloadWatcher | None = None,
+    continuity: Continuity = WHATEVER,
 ) -> None:
     """Answer with an image: all of it, a part, or that the client has it already, as its request's fields ask.
 
     `extra` are further fields in wire form, `unmodified` those of a 304. `refused` is called, with nothing written,
     where the image can't be sent because its file changes. `watcher` is told what comes of it where bytes of the
-    image are sent, and nothing otherwise.
+    image are sent, and nothing otherwise. `continuity` says whether a client that began another image may have the
+    rest of that.
     """
-    range_header = _first(request, b"Range")
+    # RFC 9110, section 14.2: only GET knows ranges.
+    range_header = _first(request, b"Range") if request.method == b"GET" else None
     if range_header == b"bytes=0-" and not request.requestHeaders.hasHeader(b"User-Agent"):
         # Nordic's old download_client asks so for a whole file, and takes 206 for an error; it alone names no
         # user agent. ESP-IDF, which wants 206, does.
         range_header = None
     if_range = _first(request, b"If-Range")
+    who = continuity.device or str(getattr(request.getClientAddress(), "host", ""))
     # For another chip (`?chip=`) another image is sent.
-    place = (str(getattr(request.getClientAddress(), "host", "")), b"%s?%s" % (request.path, request.query))
+    place = (who, b"%s?%s" % (request.path, request.query))
     now = request.site.reactor.seconds()
     if range_header is not None and if_range is None:
         piece = parse_range(range_header, image.size)
         start = piece.start if isinstance(piece, Part) else image.size if isinstance(piece, Unsatisfiable) else 0
         begun = deliveries.continuations.find(place, start, now)
-        if begun is not None and begun is not image and _is_alike(begun, image):
-            image = begun
+        if begun is not None and begun is not image and continuity.concerns(begun, image):
             refused = lambda: _answer_unsatisfiable(request, image.size, reason_field("image-changed"))  # noqa: E731
+            if not continuity.allows(begun):
+                refused()
+                return
+            image = begun
     outcome = evaluate(
         method=request.method,
         size=image.size,
@@ -136,11 +144,6 @@ def send_image(
     else:
         deliveries.continuations.sent(place, image, start + length, now)
         deliveries.send(request, image, code, head, start, length, refused, watcher)
-
-
-def _is_alike(begun: Image, image: Image) -> bool:
-    """Say whether one device may have been sent both: other devices may share its address."""
-    return (begun.name.kind, begun.chips, begun.compressed) == (image.name.kind, image.chips, image.compressed)
 
 
 def _answer_unsatisfiable(request: DeviceRequest, size: int, extra: bytes) -> None:
@@ -217,6 +220,7 @@ class FirmwareResource(Resource):
                     _FOR_ONE + reason_field("up-to-date"),
                     lambda: request.respond(http.NOT_MODIFIED, reason_field("image-changed")),
                     self._decider.watch(check_in, self._catalog, address),
+                    self._continue(check_in, decision),
                 )
             case Announce():
                 version = str(decision.image.version).encode("ascii")
@@ -227,6 +231,13 @@ class FirmwareResource(Resource):
             case UpToDate() | Withhold():
                 request.respond(http.NOT_MODIFIED, extra)
         return NOT_DONE_YET
+
+    def _continue(self, check_in: CheckIn, decision: Send) -> Continuity:
+        """Return what a device may go on with that would be sent an image now."""
+        return Continuity(
+            check_in.device,
+            lambda begun: may_go_on(begun, check_in, decision, self._catalog, self._decider.barred),
+        )
 
     def _log(self, peer: IAddress, check_in: CheckIn, decision: Decision) -> None:
         log.info(
@@ -247,10 +258,12 @@ class ImageResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, image: Image, deliveries: Deliveries) -> None:
+    def __init__(self, image: Image, deliveries: Deliveries, decider: Decider) -> None:
         super().__init__()
         self._image = image
         self._deliveries = deliveries
+        self._continuity = Continuity(allows=self._may_go_on)
+        self._decider = decider
 
     def render(self, request: DeviceRequest) -> int:
         """Send the image."""
@@ -262,8 +275,16 @@ class ImageResource(Resource):
             _REVALIDATE,
             _REVALIDATE,
             lambda: request.respond(http.SERVICE_UNAVAILABLE, b"Retry-After: 2\r\n", b"the file is being changed\n"),
+            continuity=self._continuity,
         )
         return NOT_DONE_YET
+
+    def _may_go_on(self, begun: Image) -> bool:
+        """Say whether a client may have the rest of an image that this address led to before.
+
+        An address that names a version leads to that one also where it is halted.
+        """
+        return compare(begun.version, self._image.version) == 0 or not is_barred(begun, self._decider.barred)
 
 
 class TextResource(Resource):

@@ -90,7 +90,9 @@ class ChannelResource(Resource):
             return UNKNOWN_CHIP
         found = self._find(name, chip)
         if found is not None:
-            return ImageResource(found, self._deliveries) if isinstance(found, Image) else _EXPLANATIONS.get(found)
+            if isinstance(found, Image):
+                return ImageResource(found, self._deliveries, self._decider)
+            return _EXPLANATIONS.get(found)
         base, _, what = name.rpartition(".")
         if what not in ("md5", "sha256", "version"):
             return None
