@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ota_server.firmware.versions import compare
 from ota_server.fleet.decision import WITHHELD, Case, Decision, Send, Traffic
-from ota_server.fleet.device import Outcome
+from ota_server.fleet.device import Attempt, Outcome
 
 IN_PIECES = 60.0
 """A device that was sent a part of an image so many seconds ago goes on, whoever else downloads."""
@@ -50,16 +50,21 @@ def take_turn(case: Case) -> Decision | None:
     traffic = case.traffic
     if traffic.limit is None and case.rules.max_downloads is None:
         return None
-    if case.device is not None and any(
-        attempt.outcome is Outcome.OFFERED and case.now - attempt.offered_at < IN_PIECES
-        for attempt in case.device.attempts
-    ):
+    if case.device is not None and any(_is_under_way(attempt, case.now) for attempt in case.device.attempts):
         return None
     if _is_full(traffic.limit, traffic.active, traffic) or _is_full(
         case.rules.max_downloads, traffic.of_project, traffic
     ):
         return WITHHELD["busy"]
     return None
+
+
+def _is_under_way(attempt: Attempt, now: float) -> bool:
+    """Say whether a device fetches an image in pieces, be it for the first time, or once more after a failure."""
+    if now - attempt.offered_at >= IN_PIECES:
+        return False
+    whole = attempt.downloaded_at
+    return attempt.outcome is Outcome.OFFERED or (whole is not None and whole < attempt.offered_at)
 
 
 def _is_full(limit: int | None, active: int, traffic: Traffic) -> bool:

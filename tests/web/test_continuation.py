@@ -16,7 +16,7 @@ from ota_server.web.delivery import LINGER
 from tests.firmware.samples import make_catalog, make_image
 from tests.images import esp32_image
 from tests.web.answers import Answer
-from tests.web.memory import MemoryDoor, write_files
+from tests.web.memory import MemoryConnection, MemoryDoor, write_files
 
 NAME = "firmware-1.0.0.bin"
 
@@ -301,6 +301,37 @@ class AllowedTests(SynchronousTestCase):
         fields = (b"x-ESP32-STA-MAC: 24:0A:C4:00:00:01", b"x-ESP32-version: 1.0.0", b"Range: bytes=300-")
         answer = self.door.ask(b"/lamp", *fields, method=b"HEAD")
         self.assertEqual((answer.code, answer.get(b"X-Version")), (200, b"1.1.0"))
+
+    def test_turn(self) -> None:
+        """A device that fetches in pieces once more, since it came back as it was, keeps its turn, too."""
+        self.open("max-downloads = 1")
+        self.assert_piece(self.fetch(1, b"0-"), "lamp-1.2.0.bin", 0)
+        self.door.hang_up()
+        self.door.pass_time(30)
+        # One that only comes back has no turn yet.
+        other = self.begin_whole(2)
+        self.assertEqual(self.fetch(1, b"0-299").reason, "busy")
+        other.lose()
+        self.door.pass_time(1)
+        self.assert_piece(self.fetch(1, b"0-299"), "lamp-1.2.0.bin", 0, 300)
+        self.door.pass_time(1)
+        self.begin_whole(2)
+        self.assertEqual(self.fetch(3, b"0-299").reason, "busy")
+        self.assert_piece(self.fetch(1, b"300-599"), "lamp-1.2.0.bin", 300, 600)
+        # But not for ever.
+        self.door.pass_time(61)
+        self.assertEqual(self.fetch(1, b"600-").reason, "busy")
+
+    def begin_whole(self, number: int) -> MemoryConnection:
+        """Begin a download whose last bytes don't arrive."""
+        connection = self.door.connect()
+        connection.unacknowledged = 500
+        connection.send(
+            b"GET /lamp HTTP/1.1\r\nHost: h\r\nx-ESP32-STA-MAC: 24:0A:C4:00:00:%02X\r\n"
+            b"x-ESP32-version: 1.0.0\r\n\r\n" % number
+        )
+        self.assertTrue(connection.received.startswith(b"HTTP/1.1 200 "), connection.received[:200])
+        return connection
 
 
 class JudgementTests(SynchronousTestCase):
