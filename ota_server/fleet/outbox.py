@@ -56,9 +56,11 @@ class Outbox:
         self._forgotten: list[int] = []
         self._done: list[int] = []
         self._effects: list[Callable[[], None]] = []
-        # Devices whose rows are behind, oldest first; and how many of them each batch brought, with its time.
+        # Devices whose rows are behind, oldest first; and how many of them each batch brought, with its time. Those
+        # since the last batch are in no run yet.
         self._stale = deque(stale)
-        self._runs: deque[list[float]] = deque([[0, 0.0, len(self._stale)]] if self._stale else [])
+        self._in_runs = len(self._stale)
+        self._runs: deque[list[float]] = deque([[0, 0.0, self._in_runs]] if self._stale else [])
         self._pending: tuple[Batch, list[Callable[[], None]]] | None = None
 
     def __len__(self) -> int:
@@ -92,10 +94,6 @@ class Outbox:
         if not device.stale:
             device.stale = True
             self._stale.append(device)
-            if self._runs and self._runs[-1][0] == self._next:
-                self._runs[-1][2] += 1
-            else:
-                self._runs.append([self._next, now, 1])
 
     def changed(self, device: Device) -> None:
         """Note that a device's row has to be written."""
@@ -149,6 +147,9 @@ class Outbox:
         """Give out what waits; the same batch again until it is confirmed. None where nothing waits."""
         if self._pending is not None:
             return self._pending[0]
+        if len(self._stale) > self._in_runs:
+            self._runs.append([self._next, now, len(self._stale) - self._in_runs])
+            self._in_runs = len(self._stale)
         self._add_stale(now)
         if not len(self):
             return None
@@ -203,6 +204,7 @@ class Outbox:
 
     def _drop_oldest(self) -> None:
         self._stale.popleft()
+        self._in_runs -= 1
         self._runs[0][2] -= 1
         if not self._runs[0][2]:
             self._runs.popleft()
