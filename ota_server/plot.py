@@ -101,7 +101,8 @@ def _draw_one(field: Axes, result: Result) -> None:
     top = 10 ** len(str(result.devices - 1))
     levels = [10**power for power in range(len(str(top)))]
     field.set_yticks([0, *levels], ["0", *(f"{each:,}" for each in levels)])
-    field.set_ylim(0, top * 2)
+    # The decade above is for the names of marks.
+    field.set_ylim(0, top * 12)
     field.grid(visible=True, color="#d0d7de", linewidth=0.5)
     field.set_ylabel("devices")
     field.set_title(f"{result.server}: {result.harmed:,} harmed", loc="left", fontsize=9)
@@ -123,5 +124,5 @@ def _mark_steps(field: Axes, result: Result, last: float, top: int) -> None:
         place = float(field.transData.transform((step.time, 1))[0])
         if place - named > _APART or step.kind == "halted":
             paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}
-            field.text(step.time, top * 1.5, text, color=color, fontsize=7, va="top", rotation=90, bbox=paper)
+            field.text(step.time, top * 9, text, color=color, fontsize=7, va="top", rotation=90, bbox=paper)
             named = place
