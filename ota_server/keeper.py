@@ -7,7 +7,7 @@ fails, they are served from memory, and what changes waits, as far as there is r
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from ota_server.firmware.catalog import Catalog, Image
@@ -37,6 +38,12 @@ RETRY = 2.0
 
 REMINDER = 60.0
 """How often a trouble with the ledger is logged, in seconds."""
+
+PATIENCE = 5.0
+"""How long the end waits for an answer of the ledger, in seconds."""
+
+WRITING_OUT = 30.0
+"""How long the end goes on writing what waits, as long as the ledger answers, in seconds."""
 
 _LEVELS = {"halted": LogLevel.error, "braked": LogLevel.warn, "refused": LogLevel.warn}
 
@@ -144,6 +151,10 @@ class FleetKeeper(Service):
         self._told_away_at = 0.0
         self._asked_for_orders = 0.0
         self._followed: set[int] = set()
+        # Of a ledger that turned out to be damaged: whether it has to be replaced, whether that was tried, and what
+        # goes on to write all that is known into the new one.
+        self._damaged = self._set_aside = False
+        self._anew: Iterator[None] | None = None
         self._beats = LoopingCall(self._beat)
         self._beats.clock = reactor
 
@@ -198,35 +209,34 @@ class FleetKeeper(Service):
         self._opening = Deferred.fromCoroutine(self._open())
 
     async def _open(self) -> None:
-        fleet = None
-        while fleet is None and self.running:
+        while self.fleet is None and self.running:
             try:
                 fleet, notices = await self._in_thread(self._load, self.now())
                 for notice in notices:
                     self.log.critical("{notice}", notice=notice)
+                if self.running:
+                    self._begin(fleet)
+                    self._tell("")
             except LedgerError as error:
                 self._tell(f"no device is served until the ledger can be read: {error}")
-            except Exception:  # noqa: BLE001 - it is tried again, whatever it was
-                self.log.failure("reading the ledger failed; it is tried again")
-            if fleet is None and self.running:
+            except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
+                self._tell(f"no device is served, since what the ledger holds can't be used: {error!r}", Failure())
+            if self.fleet is None and self.running:
                 self._pausing = deferLater(self._reactor, RETRY)
                 try:
                     await self._pausing
                 except CancelledError:
                     return
-        if fleet is None or not self.running:
-            return
-        self._tell("")
-        self._begin(fleet)
 
     def _begin(self, fleet: Fleet) -> None:
+        """Serve devices from now on. Where this raises nobody is served yet."""
         now = self.now()
-        self.fleet = fleet
         if fleet.policy is not self._policy:
             # It changed while the ledger was read.
             fleet.take_policy(self._policy, now)
         if self._catalog is not None:
-            self.fleet.take_catalog(self._catalog, now)
+            fleet.take_catalog(self._catalog, now)
+        self.fleet = fleet
         self.log.info("{devices} devices are known from {ledger}", devices=len(fleet.devices), ledger=self._ledger.name)
         self._beats.start(INTERVAL, now=False)
         waiters, self._waiters = self._waiters, []
@@ -235,12 +245,16 @@ class FleetKeeper(Service):
 
     def _load(self, now: float) -> tuple[Fleet, tuple[str, ...]]:
         """Open and read the ledger, in the thread, and bring the fleet to life, which takes long as well."""
+        # It is open where it could be read before, and nobody could be served with what it held.
+        self._ledger.close()
         notices = self._ledger.open(now)
         try:
-            return self._enliven(self._ledger.load(now), now), notices
-        except LedgerDamagedError:
-            notices += self._ledger.begin_anew(now)
-            return self._enliven(self._ledger.load(now), now), notices
+            try:
+                memory = self._ledger.load(now)
+            except LedgerDamagedError:
+                notices += self._ledger.begin_anew(now)
+                memory = self._ledger.load(now)
+            return self._enliven(memory, now), notices
         except BaseException:
             self._ledger.close()
             raise
@@ -271,8 +285,11 @@ class FleetKeeper(Service):
         if self._busy or not self.running or self._reactor.seconds() < self._not_before:
             return
         fleet = self.loaded
+        if self._anew is not None:
+            self._go_on_anew(self._anew)
         batch = fleet.outbox.take(self.now())
-        wants_orders = self._reactor.seconds() - self._asked_for_orders >= 1
+        # Only by a catalog can be told whether there is what an order is about; nobody is served without one.
+        wants_orders = self._catalog is not None and self._reactor.seconds() - self._asked_for_orders >= 1
         if batch is None and not wants_orders:
             return
         self._began_writing = self._reactor.seconds()
@@ -281,14 +298,14 @@ class FleetKeeper(Service):
 
     async def _write_once(self, fleet: Fleet, batch: Batch | None, wants_orders: bool) -> None:
         try:
-            orders = await self._in_thread(self._exchange, batch, wants_orders)
+            orders = await self._exchange_or_replace(fleet, batch, wants_orders)
         except LedgerError as error:
             self._not_before = self._reactor.seconds() + RETRY
             self._tell(f"what changes is only kept in memory: {error}")
             return
-        except Exception:  # noqa: BLE001 - it is tried again, whatever it was
+        except Exception as error:  # noqa: BLE001 - it is tried again, whatever it was
             self._not_before = self._reactor.seconds() + RETRY
-            self.log.failure("writing to the ledger failed; it is tried again")
+            self._tell(f"what changes is only kept in memory: {error!r}", Failure())
             return
         finally:
             self._busy = False
@@ -300,8 +317,51 @@ class FleetKeeper(Service):
             if wants_orders:
                 self._asked_for_orders = self._reactor.seconds()
                 self._follow(fleet, orders)
+            if self._anew is not None:
+                self._hurry()
         except Exception:  # noqa: BLE001 - the next writing comes, whatever it was
             self.log.failure("what was written could not take effect, or an order could not be followed")
+
+    async def _exchange_or_replace(self, fleet: Fleet, batch: Batch | None, wants_orders: bool) -> list[Order]:
+        """Write a batch and fetch orders; where the ledger turns out to be damaged, begin a new one with the batch."""
+        orders: list[Order]
+        if not self._damaged:
+            try:
+                orders = await self._in_thread(self._exchange, batch, wants_orders)
+            except LedgerDamagedError as error:
+                self._damaged = True
+                self.log.critical("{error}", error=str(error))
+            else:
+                return orders
+        notices = await self._in_thread(self._replace, self.now())
+        self._damaged = self._set_aside = False
+        # The others hold only where nothing is known but what was in the file.
+        for notice in notices[:1]:
+            self.log.critical("{notice}", notice=notice)
+        self.log.critical(
+            "What is remembered is written anew: what was decided of releases first, then {devices} devices. Events of "
+            "the past are only in the old file, and orders that were not followed yet have to be given again.",
+            devices=len(fleet.devices),
+        )
+        self._followed.clear()
+        self._anew = fleet.write_anew()
+        orders = await self._in_thread(self._exchange, batch, wants_orders)
+        return orders
+
+    def _replace(self, now: float) -> tuple[str, ...]:
+        """Begin a new ledger in the place of a damaged one, in the thread."""
+        if self._set_aside:
+            # It was tried before, and came at least so far, or the damage will show once more.
+            return self._ledger.open(now)
+        self._set_aside = True
+        return self._ledger.begin_anew(now)
+
+    def _go_on_anew(self, anew: Iterator[None]) -> None:
+        """Note some more of all that is to be written into a new ledger."""
+        try:
+            next(anew)
+        except StopIteration:
+            self._anew = None
 
     def _log_events(self, batch: Batch) -> None:
         """Tell the log what was decided, now that it is on disk."""
@@ -349,8 +409,11 @@ class FleetKeeper(Service):
             self.log.error("{lost} check-ins and events would be lost in a crash: no room to keep them", lost=lost)
             self._told_lost, self._told_lost_at = lost, now
 
-    def _tell(self, trouble: str) -> None:
-        """Log a trouble, at most once a minute also where it comes and goes, and its end."""
+    def _tell(self, trouble: str, failure: Failure | None = None) -> None:
+        """Log a trouble, at most once a minute also where it comes and goes, and its end.
+
+        `failure` is logged with it where nobody foresaw it.
+        """
         before, self.trouble = self.trouble, trouble
         now = self._reactor.seconds()
         if not trouble:
@@ -360,7 +423,8 @@ class FleetKeeper(Service):
         elif now - self._reminded >= REMINDER:
             self._reminded, self._told = now, True
             waiting = 0 if self.fleet is None else self.fleet.outbox.unwritten
-            self.log.error("{trouble} ({waiting} changes wait)", trouble=trouble, waiting=waiting)
+            more = {} if failure is None else {"log_failure": failure}
+            self.log.error("{trouble} ({waiting} changes wait)", trouble=trouble, waiting=waiting, **more)
 
     def stopService(self) -> Deferred[None]:
         """Write what waits, and close the ledger; the returned Deferred fires after that."""
@@ -375,19 +439,51 @@ class FleetKeeper(Service):
         try:
             for waiting in (self._opening, self._writing):
                 if waiting is not None:
-                    await waiting
+                    await self._in_time(waiting)
             if self.fleet is not None:
-                # What was given out, and what has come since.
-                for _ in range(2):
-                    batch = self.fleet.outbox.take(self.now())
-                    if batch is not None:
-                        await self._in_thread(self._ledger.write, batch)
-                        self.fleet.outbox.confirm()
+                await self._write_out(self.fleet)
         except LedgerError as error:
             self.log.error("the last changes are lost: {error}", error=str(error))
+        except TimeoutError:
+            # The thread may hang for ever, so that it isn't asked to close the ledger either; the kernel does that.
+            self.log.error(
+                "the last changes are lost: the ledger {ledger} hasn't answered for {patience:.0f} s",
+                ledger=self._ledger.name,
+                patience=PATIENCE,
+            )
+            return
         except Exception:  # noqa: BLE001 - the end comes, whatever it was
             self.log.failure("the last changes are lost")
         await self._in_thread(self._ledger.close)
+
+    async def _write_out(self, fleet: Fleet) -> None:
+        """Write what was given out, and what has come since."""
+        limit = self._reactor.seconds() + WRITING_OUT
+        while self._reactor.seconds() < limit:
+            if self._anew is not None:
+                self._go_on_anew(self._anew)
+            batch = fleet.outbox.take(self.now())
+            if batch is not None:
+                await self._in_time(self._in_thread(self._ledger.write, batch))
+                fleet.outbox.confirm()
+            elif self._anew is None:
+                break
+
+    async def _in_time(self, waiting: Deferred[Any]) -> None:
+        """Wait for something, but no longer than PATIENCE; it isn't cancelled. Raises TimeoutError."""
+        over: Deferred[Any] = Deferred()
+
+        def pass_on(result: Any) -> None:
+            if not over.called:
+                over.callback(result)
+
+        timer = self._reactor.callLater(PATIENCE, over.errback, TimeoutError())
+        waiting.addBoth(pass_on)
+        try:
+            await over
+        finally:
+            if timer.active():
+                timer.cancel()
 
     def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
         return deferToThreadPool(self._reactor, self._pool, function, *arguments)

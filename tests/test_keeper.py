@@ -91,7 +91,9 @@ class WritingTests(KeeperTestCase):
         kept.stop()
         self.assertEqual(kept.clock.getDelayedCalls(), [])
         # SQLite removes the others when it is closed.
-        self.assertEqual([path.name for path in self.folder.iterdir()], [self.path.name])
+        self.assertEqual(
+            sorted(path.name for path in self.folder.iterdir()), [self.path.name, f"{self.path.name}.lock"]
+        )
         self.assertEqual([attempt.kind for attempt in kept.read().devices[mac(1)].attempts], [Kind.APP])
 
     def test_stop_in_trouble(self) -> None:

@@ -119,6 +119,7 @@ class Database:
         `now` is in seconds since 1970, and names a damaged file that is set aside. Returns what the owner has to be
         told, as sentences. Raises LedgerError, also where another server has it, and then nothing is changed.
         """
+        had_lock = self._lock is not None
         try:
             self._take_lock()
             try:
@@ -126,7 +127,8 @@ class Database:
             except LedgerDamagedError:
                 return self.begin_anew(now)
         except BaseException:
-            self.close()
+            if not had_lock:
+                self.close()
             raise
         return ()
 
@@ -234,6 +236,7 @@ class Database:
             raise kind(f"the ledger {self.name} {what}: {reason}") from error
 
     def _open(self) -> None:
+        self._disconnect()
         if self.path is not None:
             with self.speaking("can't be opened"):
                 _prepare_file(self.path)

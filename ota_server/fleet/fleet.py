@@ -6,9 +6,12 @@ in seconds since 1970.
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+
+from semver import Version
 
 from ota_server.firmware.catalog import Catalog, Image
 from ota_server.firmware.naming import Kind
@@ -18,7 +21,7 @@ from ota_server.fleet.checkin import CheckIn, Mode
 from ota_server.fleet.course import Course
 from ota_server.fleet.decide import Decision, decide_case
 from ota_server.fleet.decision import Case, Traffic, find_running
-from ota_server.fleet.device import DORMANT, Device, Place
+from ota_server.fleet.device import DORMANT, Attempt, Device, Outcome, Place
 from ota_server.fleet.journal import Actor, Event, Memory, Order
 from ota_server.fleet.listening import MIN_PAUSE, Listening
 from ota_server.fleet.newcomers import PROBATION, Newcomers
@@ -35,6 +38,12 @@ MAX_WAITING = 10_000
 
 WAIT = 7200.0
 """How long they are, in seconds."""
+
+ANEW = 2000
+"""How many devices are written anew in one step."""
+
+SHOWN = 5
+"""How many names are told in the place of a wrong one."""
 
 MAX_TEXT = 128
 """How many characters of a reported version are kept."""
@@ -276,6 +285,8 @@ class Fleet:
         if rollout is None:
             if order.kind != "halt":
                 return "this release was never offered to any device"
+            if self._catalog is not None and (problem := _find_missing(self._catalog, place, order.version)):
+                return problem
             # A release that nobody got yet may be stopped before it begins.
             rollout = self.course.begin(place, order.version, now)
         match order.kind:
@@ -290,6 +301,32 @@ class Fleet:
             case _:
                 return "unknown order"
         return ""
+
+    def write_anew(self) -> Iterator[None]:
+        """Note all that is known to be written into an empty ledger: rollouts at once, then some devices each step.
+
+        Devices that something is open of come first. What a device took for good is written as an attempt, too, so
+        that it goes on to count in its rollout.
+        """
+        for rollouts in self.course.places.values():
+            for rollout in rollouts.by_version.values():
+                self.course._write(rollout)  # noqa: SLF001 - which knows what is planned of it
+        yield
+        devices = list(self.devices.values())
+        ordered = [each for each in devices if each.attempts] + [each for each in devices if not each.attempts]
+        for number, device in enumerate(ordered, 1):
+            if self.devices.get(device.id) is device:
+                self.outbox.changed(device)
+                for attempt in device.attempts:
+                    self.outbox.attempted(device, attempt)
+                if device.taken is not None:
+                    channel, project, version, image = device.taken
+                    seen = device.last_seen
+                    taken = Attempt(channel, project, Kind.APP, version, image, None, seen, Outcome.CONFIRMED, seen)
+                    taken.downloads, taken.settled, taken.counted = device.taken_downloads, True, True
+                    self.outbox.attempted(device, taken)
+            if not number % ANEW:
+                yield
 
     def _follow_device(self, order: Order, now: float) -> str:
         device = self.devices.get(order.device or "")
@@ -306,6 +343,45 @@ class Fleet:
                 return "unknown order"
         self.outbox.told(Event(now, order.actor, order.kind, "", device.channel, device.project, None, device.id))
         return ""
+
+
+def _find_missing(catalog: Catalog, place: Place, version: Numbers) -> str:
+    """Say what is wrong where there is no such release in the folder, and which there are; empty where there is."""
+    channel, name = place
+    project = catalog.project(channel, name)
+    if project is not None:
+        if project.release(Version(*version)) is not None:
+            return ""
+        versions = [str(release.version) for release in project.releases]
+        more = " and older ones" if len(versions) > SHOWN else ""
+        others = _elsewhere(catalog, place, version)
+        return f"{name} has no release {_spell(version)}; there are {', '.join(versions[:SHOWN])}{more}{others}"
+    found = catalog.channels.get(channel)
+    if found is None:
+        near = _nearest(channel, catalog.channels)
+        return f"there is no channel {channel!a}{near}{_elsewhere(catalog, place, version)}"
+    near = _nearest(name, found.projects)
+    return f"there is no project {name!a} in channel {channel}{near}{_elsewhere(catalog, place, version)}"
+
+
+def _elsewhere(catalog: Catalog, place: Place, version: Numbers) -> str:
+    """Name the channels that have a release of a project."""
+    channels = [
+        name
+        for name, channel in catalog.channels.items()
+        if (project := channel.projects.get(place[1])) is not None and project.release(Version(*version)) is not None
+    ]
+    return f"; it is in channel {', '.join(sorted(channels))} (--channel)" if channels else ""
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """Name the one that was likely meant, or else those that there are."""
+    known = sorted(names)
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    more = " and others" if len(known) > SHOWN else ""
+    return f"; there are {', '.join(known[:SHOWN])}{more}" if known else "; there are none"
 
 
 def _spell(version: Numbers) -> str:
