@@ -179,6 +179,7 @@ class Attempts:
                 if not attempt.counted and not apart and attempt.outcome in _OPEN:
                     attempt.outcome, attempt.outcome_at = Outcome.OFFERED, now
                     self._enter(device, attempt, now)
+                    self._outbox.attempted(device, attempt)
                 return
             if attempt.outcome in (Outcome.OFFERED, Outcome.DOWNLOADED):
                 self._course.change(device, attempt, Outcome.SUPERSEDED, now)

@@ -161,6 +161,10 @@ class Outbox:
             del self._devices[device.key]
         for place in attempts:
             del self._attempts[place]
+        if self._attempts and self._forgotten:
+            # They would be written after their devices were removed.
+            gone = set(self._forgotten)
+            self._attempts = {place: row for place, row in self._attempts.items() if place[0] not in gone}
         while self._stale and not self._stale[0].stale:
             self._drop_oldest()
         batch = Batch(
