@@ -33,8 +33,8 @@ ROUNDS = 25
 DEVICES = 75
 """How many devices each server has."""
 
-LASTING = 2
-"""For so many rounds a release is the newest."""
+LASTING = {"default": 2, "staged": 2, "slow": 2, "braked": 6}
+"""For so many lives a release is the newest: it takes several until the loop brake holds many devices."""
 
 POLICIES = {
     "default": "",
@@ -118,7 +118,7 @@ class CrashTests(TestCase):
         reactor.spawnProcess(self.nursery, sys.executable, command, {**os.environ, "PYTHONPATH": root}, root)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.nursery.end()))
         self.seed = int(os.environ.get("OTA_CRASH_SEED", random.SystemRandom().randrange(1 << 32)))
-        self.releases = [make_release(number) for number in range(1, ROUNDS // LASTING + 2)]
+        self.releases = [make_release(number) for number in range(1, ROUNDS // 2 + 2)]
         self.starts: list[float] = []
         self.ages: list[float] = []
         self.awaited = 0
@@ -138,11 +138,12 @@ class CrashTests(TestCase):
         (lane.folder / "state").mkdir()
         self.put(lane, "ota.toml", policy.encode())
         for number in range(ROUNDS):
-            if number % LASTING == 0:
-                lane.newest = (1, number // LASTING, 0)
-                if number // LASTING % 2:
+            minor, is_old = divmod(number, LASTING[name])
+            if not is_old:
+                lane.newest = (1, minor, 0)
+                if minor % 2:
                     lane.bad.add(lane.newest)
-                self.put(lane, f"lamp-{spell(lane.newest)}.bin", self.releases[number // LASTING])
+                self.put(lane, f"lamp-{spell(lane.newest)}.bin", self.releases[minor])
             await self.live_and_die(lane, number)
             if lane.problems:
                 break
@@ -202,7 +203,7 @@ class CrashTests(TestCase):
         kinds = Counter(kind for lane in lanes for kind, _, _ in lane.facts)
         self.assertEqual(kinds["seen"], len(POLICIES) * DEVICES)
         for kind in ("downloaded", "confirmed", "bounced", "braked"):
-            self.assertGreater(kinds[kind], 20, f"{kinds}; {about}")
+            self.assertGreater(kinds[kind], 10, f"{kinds}; {about}")
         self.assertGreater(sum(len(lane.halted) for lane in lanes), 4, about)
         self.assertGreater(self.awaited, 4, about)
         self.assertGreater(len(self.starts), 60, about)

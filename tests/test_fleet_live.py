@@ -348,9 +348,9 @@ class BlockingTests(WatchingTestCase):
         outbox = Outbox(1, (), now)
         for n in range(1, MANY + 1):
             outbox.changed(Device(n, mac(n), "esp8266", "stable", "lamp", now, now, f"192.0.2.{n % 256}", "1.0.0"))
-        batch = outbox.take(now)
-        assert batch is not None
-        ledger.write(batch)
+        while (batch := outbox.take(now)) is not None:
+            ledger.write(batch)
+            outbox.confirm()
         ledger.close()
         reading, writing = self.watch("load"), self.watch("write")
         await self.serve(url=sqlite_url(path), wait=False)

@@ -173,11 +173,11 @@ class TroubleTests(KeeperTestCase):
         kept.pass_time(1)
         found = kept.read()
         self.assertEqual(found.devices.keys(), kept.fleet.devices.keys())
+        before = picture(kept.fleet.devices, kept.fleet.course.places)
+        kept.stop()
         after = self.keep(url=kept.url, now=kept.clock.seconds())
-        self.assertEqual(
-            picture(after.fleet.devices, after.fleet.course.places),
-            picture(kept.fleet.devices, kept.fleet.course.places),
-        )
+        self.assertEqual(picture(after.fleet.devices, after.fleet.course.places), before)
+        after.stop()
 
     def test_locked(self) -> None:
         """Another program holds the file for minutes."""
@@ -191,7 +191,6 @@ class TroubleTests(KeeperTestCase):
         with small_disk(self.folder / "disk", "4M") as disk:
             kept = self.keep(url=sqlite_url(disk / "ledger.sqlite"))
             self.fail_for_a_while(kept, lambda: fill_disk(disk / "other", leave=0), (disk / "other").unlink)
-            kept.stop()
 
     def test_postgresql_that_goes_away(self) -> None:
         """The database server is down for minutes."""

@@ -24,7 +24,7 @@ ROUNDING = 0.01
 """How exactly times of check-ins are kept, in seconds, at the least."""
 
 _ATTEMPTS = """
-    SELECT devices.id, major, minor, patch, outcome, downloads, braked_until
+    SELECT devices.id, major, minor, patch, outcome, downloads, braked_until, counted
     FROM attempts LEFT JOIN devices ON devices.key = attempts.device
 """
 
@@ -58,6 +58,7 @@ class Found:
     outcome: Outcome
     downloads: int
     braked_until: float
+    counted: bool
 
 
 def check(state: Path, facts: Iterable[Fact], halted: AbstractSet[Numbers], now: float) -> Iterator[str]:
@@ -110,7 +111,7 @@ def _check_rollouts(
     if halts != dict.fromkeys(written, 1):
         yield f"{written} are halted, but what was written down of that is {halts}"
     for version, rollout in rollouts.items():
-        counted = Counter(found.outcome for (_, of), found in attempts.items() if of == version)
+        counted = Counter(found.outcome for (_, of), found in attempts.items() if of == version and found.counted)
         told = Counter({outcome: count for outcome, count in rollout.outcomes.items() if count})
         if told != counted or rollout.admitted != counted.total():
             yield f"of {version} it counts {told} in {rollout.admitted}, but there are {counted}"
