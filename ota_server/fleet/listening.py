@@ -37,6 +37,8 @@ class Listening:
             self._judge(now, pause)
 
     def _judge(self, now: float, pause: float) -> None:
+        # A clock that is set back must not make the window any longer.
+        self._began = min(self._began, now)
         if now - self._began > WINDOW:
             self._habit_before, self._odd_before = self._habit, self._odd
             self._habit = self._odd = 0.0
