@@ -21,7 +21,7 @@ from ota_server.fleet.checkin import CheckIn, Mode
 from ota_server.fleet.decision import Case, Traffic, place_by
 from ota_server.fleet.device import Attempt, Device, Place
 from ota_server.fleet.ledger import Ledger, LedgerError, sqlite_url
-from ota_server.fleet.policy import Policy
+from ota_server.fleet.policy import DEFAULT_POLICY, Policy
 from ota_server.fleet.rhythm import median_of
 from ota_server.fleet.rollout import NO_ROLLOUTS, Rollouts
 from ota_server.fleet.settings import SettingError, read_device
@@ -73,15 +73,17 @@ class ExplainOptions(PlaceOptions):
         "Tells what a device would be answered now, what each step of the decision found, and what would change it. "
         "DEVICE is its MAC address, its chip id, or its name in the policy. It works beside a running server, and "
         "without one. What isn't said of the device is what it told at its last check-in; a device that never was is "
-        "told of by --project and --version. The exit status is 1 where nothing is known of the device."
+        "told of by --project and --version. The exit status is 1 where nothing is known of the device. Where "
+        "DIR/ota.toml has a fault the default policy stands in for it, and a warning says so."
     )
     optParameters = [
         ["policy", None, None, "File with the policy (default: DIR/ota.toml, if it is there)."],
         ["project", None, None, "Project that the device asks for."],
-        ["channel", None, None, "Channel of the address that it asks at."],
+        ["channel", None, None, "Channel that it asks for."],
         ["chip", None, None, "Chip that it has, as in esp32c3."],
         ["mode", None, None, "What it asks for: sketch, spiffs (its filesystem) or version."],
         ["free-space", None, None, "Bytes that it has free for a new sketch.", int],
+        ["chip-size", None, None, "Bytes of flash that it has.", int],
     ]
     optFlags = [["json", "j", "Print a JSON object."]]
 
@@ -113,12 +115,16 @@ class ExplainOptions(PlaceOptions):
 
 @attrs.frozen
 class Known:
-    """What the ledger knows: the device, all its attempts, the rollouts, and why that is not all."""
+    """What the ledger knows: the device, all its attempts, the rollouts, and why that is not all.
+
+    `kept` says that the server keeps a ledger.
+    """
 
     device: Device | None = None
     attempts: tuple[Attempt, ...] = ()
     places: dict[Place, Rollouts] = attrs.field(factory=dict)
     trouble: str = ""
+    kept: bool = True
 
 
 def run_explain(arguments: Sequence[str]) -> int:
@@ -126,9 +132,9 @@ def run_explain(arguments: Sequence[str]) -> int:
     options = ExplainOptions()
     try:
         options.parseOptions(put_options_first(arguments, options))
-        policy = load_source(options["policy"], options.folder).current
+        policy, policy_trouble = _load_policy(options)
         keys = [key for file in options["verify-key"] for key in load_keys(file)]
-        device_id = _find_id(options["device"], policy)
+        device_id = None if options["device"] is None else find_device(options["device"], policy)
         now = time.time()
         known = _recall(options.ledger(), device_id, now)
         catalog = read_catalog(options.folder, options.state, keys, now)
@@ -149,22 +155,43 @@ def run_explain(arguments: Sequence[str]) -> int:
     check_in = _make_check_in(options, device_id, known.device, catalog)
     rules = policy.rules_for(check_in.project, check_in.device)
     placed = place_by(check_in, rules)
-    case = Case(
-        check_in,
-        catalog,
-        rules,
-        known.device,
-        known.places.get((placed.channel, placed.project), NO_ROLLOUTS),
-        now,
-        Traffic(limit=policy.max_downloads),
-    )
+    place = (placed.channel, placed.project)
+    device, rollouts = known.device, known.places.get(place, NO_ROLLOUTS)
+    if device is None and device_id is not None and known.kept:
+        # As the server does, which remembers it from its first check-in on, and counts it.
+        device = Device(0, device_id, None, *place, now, now)
+        rollouts = attrs.evolve(rollouts, fleet=rollouts.fleet + 1)
+    if not known.kept:
+        # Nobody could say who is in a stage.
+        rules = attrs.evolve(rules, stages=())
+    case = Case(check_in, catalog, rules, device, rollouts, now, Traffic(limit=policy.max_downloads))
     told = explain(case)
     name = policy.names.get(device_id or "")
     if options["json"]:
-        print(json.dumps(_as_json(case, told, known, name), indent=2))
+        print(json.dumps(_as_json(case, told, known, name, policy_trouble), indent=2))
     else:
-        print(_render(case, told, known, name, now), end="")
+        remembered = known.device is not None and options["project"] is None and options["channel"] is None
+        print(_render(case, told, known, name, now, policy_trouble, remembered=remembered), end="")
     return 0
+
+
+def _load_policy(options: ExplainOptions) -> tuple[Policy, str]:
+    """Read the policy, and return it with what is wrong with it; then it is the default. Raises UsageError.
+
+    A policy that was named is asked about, so that it has to be right. That of the folder may be in the middle of a
+    change: a running server goes by what it read before, which isn't kept anywhere.
+    """
+    try:
+        return load_source(options["policy"], options.folder).current, ""
+    except usage.UsageError as problem:
+        if options["policy"] is not None:
+            raise
+        print(
+            f"ota-server explain: warning: {problem}; a running server goes by the policy that it read last, one that "
+            "starts now would refuse to, and what follows goes by the default policy",
+            file=sys.stderr,
+        )
+        return DEFAULT_POLICY, str(problem)
 
 
 def put_options_first(arguments: Sequence[str], options: usage.Options) -> list[str]:
@@ -184,10 +211,8 @@ def put_options_first(arguments: Sequence[str], options: usage.Options) -> list[
     return [*found, "--", *others] if others else found
 
 
-def _find_id(text: str | None, policy: Policy) -> str | None:
+def find_device(text: str, policy: Policy) -> str:
     """Return the id of a device that is told by its id or by its name. Raises SettingError."""
-    if text is None:
-        return None
     for device_id, name in policy.names.items():
         if name == text:
             return device_id
@@ -201,7 +226,7 @@ def _find_id(text: str | None, policy: Policy) -> str | None:
 def _recall(ledger: Ledger | None, device_id: str | None, now: float) -> Known:
     """Read what the ledger knows."""
     if ledger is None:
-        return Known(trouble="the server keeps no ledger")
+        return Known(trouble="the server keeps no ledger", kept=False)
     try:
         ledger.open_for_reading()
         try:
@@ -228,8 +253,8 @@ def _make_check_in(options: ExplainOptions, device_id: str | None, device: Devic
     if device is None:
         check_in = CheckIn(STABLE, project, None, None, device_id, None, mode)
     else:
-        version = None if mode is Mode.FILESYSTEM else device.version
-        check_in = CheckIn(device.channel, device.project, device.dialect, device.chip, device.id, version, mode)
+        place = (device.channel, device.project)
+        check_in = CheckIn(*place, device.dialect, device.chip, device.id, device.version, mode)
         if options["version"] is None and device.image is not None:
             check_in = attrs.evolve(check_in, sketch_md5=_hash_of(device.image, catalog))
     changes: dict[str, Any] = {
@@ -240,6 +265,7 @@ def _make_check_in(options: ExplainOptions, device_id: str | None, device: Devic
             ("version", "version"),
             ("chip", "chip"),
             ("free-space", "free_space"),
+            ("chip-size", "chip_size"),
         )
         if options[option] is not None
     }
@@ -254,7 +280,7 @@ def _hash_of(content: str, catalog: Catalog) -> str | None:
     return None
 
 
-def _as_json(case: Case, told: Explanation, known: Known, name: str | None) -> dict[str, Any]:
+def _as_json(case: Case, told: Explanation, known: Known, name: str | None, policy_trouble: str) -> dict[str, Any]:
     return {
         "device": case.check_in.device,
         "name": name,
@@ -263,6 +289,7 @@ def _as_json(case: Case, told: Explanation, known: Known, name: str | None) -> d
         "version": case.check_in.version,
         "known": known.device is not None,
         "trouble": known.trouble or None,
+        "policy_trouble": policy_trouble or None,
         "answer": told.answer,
         "reason": told.decision.reason,
         "meaning": told.meaning,
@@ -282,12 +309,24 @@ def _as_json(case: Case, told: Explanation, known: Known, name: str | None) -> d
     }
 
 
-def _render(case: Case, told: Explanation, known: Known, name: str | None, now: float) -> str:
-    """Write an explanation for people."""
+def _render(
+    case: Case,
+    told: Explanation,
+    known: Known,
+    name: str | None,
+    now: float,
+    policy_trouble: str,
+    *,
+    remembered: bool,
+) -> str:
+    """Write an explanation for people; `remembered` says that the place is the one where it was served last."""
     check_in = case.check_in
     who = check_in.device or "a device that tells no identity"
-    place = f"{check_in.channel}/{check_in.project}" if check_in.channel != STABLE else check_in.project
-    lines = [f"{who}{f' ({name})' if name else ''} at /{place}"]
+    lines = [f"{who}{f' ({name})' if name else ''}: project {check_in.project}, channel {check_in.channel}"]
+    if remembered:
+        lines.append("  as it was served last; its own address isn't kept, and may be another: --project, --channel")
+    if policy_trouble:
+        lines.append("  by the default policy, since the file of the policy has a fault")
     device = known.device
     if device is not None:
         seen = f"last seen {_spell_span(now - device.last_seen)} ago"

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 
 from twisted.python import usage
 
-from ota_server.explain import PlaceOptions, put_options_first
+from ota_server.explain import PlaceOptions, find_device, put_options_first
 from ota_server.firmware.catalog import STABLE
 from ota_server.firmware.versions import Numbers, VersionError, numbers_of, parse_file_version
 from ota_server.fleet.device import Place
 from ota_server.fleet.ledger import Ledger, LedgerError
-from ota_server.fleet.rollout import Rollout, Rollouts, describe
 from ota_server.fleet.settings import SettingError, read_device
+from ota_server.fleet.tracing import tell_rollout
+from ota_server.tap import load_source
 
 PATIENCE = 5.0
 """How long the server is waited for, in seconds."""
@@ -58,20 +59,25 @@ class DeviceOptions(PlaceOptions):
     synopsis = "Usage: ota-server device [options] clear-brake|forget DEVICE"
     longdesc = (
         "Tells the server to let a device try again that the loop brake holds (clear-brake), or to forget all that it "
-        "knows of one. DEVICE is its MAC address or its chip id."
+        "knows of one. DEVICE is its MAC address, its chip id, or its name in the policy."
     )
+    optParameters = [["policy", None, None, "File with the policy (default: DIR/ota.toml, if it is there)."]]
 
     def parseArgs(self, what: str = "", device: str = "") -> None:
         """Take the order. Raises UsageError."""
         if what not in DEVICE_ORDERS or not device:
             raise usage.UsageError(f"give an order ({' or '.join(DEVICE_ORDERS)}) and a device")
+        self["what"], self["device"] = what, device
+
+    def postOptions(self) -> None:
+        """Find the device. Raises UsageError."""
         try:
-            self["device"] = read_device(device)
+            # Nothing that looks like an id is a name, so that only names need the policy.
+            self["device"] = read_device(self["device"]) or find_device(
+                self["device"], load_source(self["policy"], self.folder).current
+            )
         except SettingError as problem:
             raise usage.UsageError(str(problem)) from problem
-        if self["device"] is None:
-            raise usage.UsageError(f"{device[:40]!r} is no MAC address and no chip id")
-        self["what"] = what
 
 
 def run_rollout(arguments: Sequence[str]) -> int:
@@ -154,19 +160,13 @@ def _show(ledger: Ledger, project: str | None) -> int:
     for place, rollouts in sorted(places.items()):
         if project in (None, place[1]):
             for _, rollout in sorted(rollouts.by_version.items(), reverse=True):
-                print(_describe(place, rollouts, rollout))
+                version = ".".join(map(str, rollout.version))
+                print(f"{_name(place)} {version}: {tell_rollout(rollout, rollouts.fleet)}")
                 shown += 1
     if not shown:
         print("nothing has been offered to any device yet")
     return 0
 
 
-def _describe(place: Place, rollouts: Rollouts, rollout: Rollout) -> str:
-    name = place[1] if place[0] == STABLE else f"{place[0]}/{place[1]}"
-    version = ".".join(map(str, rollout.version))
-    seats = "everybody" if rollout.seats is None else f"stage {rollout.stage + 1}, {rollout.seats} seats"
-    why = f" ({rollout.why})" if rollout.why and rollout.state != "running" else ""
-    return (
-        f"{name} {version}: {rollout.state}, {seats}, offered to {rollout.admitted} of {rollouts.fleet} devices: "
-        f"{describe(rollout.outcomes)}{why}"
-    )
+def _name(place: Place) -> str:
+    return place[1] if place[0] == STABLE else f"{place[0]}/{place[1]}"

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from ota_server import explain as explain_module
 from ota_server import orders
 from ota_server.explain import run_explain
 from ota_server.fleet.decide import STEPS
@@ -83,7 +85,10 @@ class ExplainTests(CommandCase):
         self.assertEqual(status, 0)
         self.assertRegex(out, r"(?m)^304  halted: ")
         self.assertRegex(out, r"(?m)^what would change it: .*rollout resume")
-        self.assertRegex(out, r"(?m)^   release +1\.1\.0 is halted: 2 of the 2 devices .* 2 bounced")
+        self.assertRegex(
+            out,
+            r"(?m)^   release +1\.1\.0 is halted, for everybody, offered to 2 of 2 .*: 2 bounced; 2 of the 2 devices ",
+        )
         self.assertRegex(out, r"(?m)^=> comparison +it runs 1\.0\.0, as it says")
         self.assertRegex(out, r"lamp 1\.1\.0 app: bounced, 2 downloads")
 
@@ -93,7 +98,11 @@ class ExplainTests(CommandCase):
         self.door.ask(b"/lamp", *device(1))
         self.door.pass_time(1)
         _, out, _ = self.run_command(run_explain, "--project", "lamp", "--version", "1.0.0")
-        self.assertRegex(out, r"is in stage 1 of 3 \(1, policy, line 1, top\), 1 of 1 seats are taken: 1 offered")
+        self.assertRegex(
+            out,
+            r"is running, in stage 1 of 3 \(1, policy, line 1, top\), 1 of 1 seats are taken, "
+            r"offered to 1 of 1 devices: 1 offered",
+        )
         self.assertRegex(out, r"(?m)^304  stage-full")
 
     def test_which_line_won(self) -> None:
@@ -131,6 +140,92 @@ class ExplainTests(CommandCase):
         self.assertEqual(self.explain(FIRST, "--project", "nothing")["reason"], "unknown-project")
         self.assertEqual(self.explain("--project", "lamp", "--chip", "esp32")["reason"], "wrong-chip")
         self.assertEqual(self.explain("--project", "lamp", "--mode", "version")["reason"], "version-asked")
+
+    def test_newcomer_in_a_stage(self) -> None:
+        """A device that was never seen may get a seat, as the server would give it, and nothing is written of it."""
+        door = self.open('stages = ["1", "100%"]')
+        # Who belongs to a stage depends on how long it has lasted.
+        self.patch(explain_module, "time", SimpleNamespace(time=door.clock.seconds))
+        self.patch(explain_module, "ALL_SETTLED", 1e9)
+        self.assertEqual(self.explain(SECOND, "--project", "lamp", "--version", "1.0.0")["reason"], "newer")
+        self.assertEqual(self.explain("--project", "lamp", "--version", "1.0.0")["reason"], "stage-full")
+        self.assertEqual(self.run_command(run_explain, SECOND)[0], 1)
+        for number in range(3, 30):
+            # They run it, so that only the size of the fleet decides on who belongs to the stage.
+            door.ask(b"/lamp", *device(number, "1.1.0"))
+        door.pass_time(1)
+        who = [f"5C:CF:7F:00:00:{number:02X}" for number in range(30, 60)]
+        told = [self.explain(each, "--project", "lamp", "--version", "1.0.0")["reason"] for each in who]
+        self.assertEqual(set(told), {"newer", "stage-full"})
+        for number, reason in zip(range(30, 60), told, strict=True):
+            if reason == "newer":
+                self.assertEqual(door.ask(b"/lamp", *device(number)).reason, "newer")
+                break
+        keeping = ["--database", "none", "--project", "lamp", "--version", "1.0.0", "--dir", str(door.folder), "--json"]
+        out = StringIO()
+        with redirect_stdout(out):
+            self.assertEqual(run_explain([SECOND, *keeping]), 0)
+        self.assertEqual(json.loads(out.getvalue())["reason"], "newer")
+
+    def test_filesystem(self) -> None:
+        """Of the filesystem of a device, what it told as its version counts, unless another is given."""
+        files = {**LAMPS, "lamp-1.1.0.fs.bin": b"filesystem" * 100}
+        door = self.open(files=files)
+        fields = [b"x-ESP8266-mode: spiffs" if b"mode" in each else each for each in device(1, "1.1.0")]
+        door.ask(b"/lamp", *device(1, "1.1.0"))
+        answer = door.ask(b"/lamp", *fields)
+        door.pass_time(1)
+        self.assertEqual(answer.reason, "up-to-date")
+        self.assertEqual(self.explain(FIRST, "--mode", "spiffs")["reason"], "up-to-date")
+        self.assertEqual(self.explain(FIRST, "--mode", "spiffs", "--version", "1.0.0")["reason"], "newer")
+
+    def test_not_kept(self) -> None:
+        """What the ledger doesn't keep is told, and can be given."""
+        self.open("max-downloads = 1")
+        self.door.ask(b"/lamp", *device(1))
+        self.door.pass_time(1)
+        _, out, _ = self.run_command(run_explain, FIRST)
+        self.assertRegex(out, r"isn't kept: ask with --free-space and --chip-size")
+        self.assertRegex(out, r"turn +1 may download at once .* is known to the running server only")
+        self.assertRegex(out, r"(?m)^5C:CF:7F:00:00:01: project lamp, channel stable\n  as it was served last; its own")
+        _, out, _ = self.run_command(run_explain, FIRST, "--free-space", "500000", "--chip-size", str(4 << 20))
+        self.assertRegex(out, r"the device: 500000 bytes are free, 4096 KB of flash")
+        _, out, _ = self.run_command(run_explain, FIRST, "--project", "lamp", "--channel", "stable")
+        self.assertNotIn("served last", out)
+        esp = self.door.read().channels["stable"].files["lamp-1.1.0.bin"].facts.core.esp
+        assert esp is not None
+        assert esp.flash_size is not None
+        self.assertEqual(self.explain(FIRST, "--chip-size", str(esp.flash_size // 2))["reason"], "flash-size")
+
+    def test_moved_by_the_policy(self) -> None:
+        """Where the policy doesn't move a device any more, its own place can be given."""
+        files = {**LAMPS, "bell-1.0.0.bin": esp8266_image(seed=3)}
+        self.open('[devices."5C:CF:7F:00:00:01"]\nproject = "bell"\n', files)
+        self.door.ask(b"/lamp", *device(1))
+        self.door.pass_time(1)
+        (self.door.folder / "ota.toml").write_text("")
+        self.assertEqual(self.explain(FIRST)["project"], "bell")
+        self.assertEqual(self.explain(FIRST, "--project", "lamp")["reason"], "newer")
+
+    def test_broken_policy(self) -> None:
+        """A fault in the folder's policy is told first, and that the defaults stand in; a named one must be right."""
+        self.open("hold = true")
+        self.door.ask(b"/lamp", *device(1))
+        self.door.pass_time(1)
+        broken = self.door.folder / "ota.toml"
+        broken.write_text("hold = maybe\n")
+        status, out, errors = self.run_command(run_explain, FIRST)
+        self.assertEqual((status, errors.count("\n")), (0, 1))
+        self.assertRegex(
+            errors, r"warning: .*/ota\.toml, line 1.*; a running server goes by the policy that it read last"
+        )
+        self.assertRegex(out, r"(?m)^  by the default policy, since ")
+        self.assertRegex(out, r"(?m)^200 .* newer: ")
+        _, out, _ = self.run_command(run_explain, "--json", FIRST)
+        self.assertIn("line 1", json.loads(out)["policy_trouble"])
+        status, out, errors = self.run_command(run_explain, FIRST, "--policy", str(broken))
+        self.assertEqual((status, out, errors.count("\n")), (2, "", 1))
+        self.assertIn("line 1", errors)
 
     def test_without_a_ledger(self) -> None:
         """Where no server has run yet, a project and a version can be asked for, and nothing is made."""
@@ -187,7 +282,7 @@ class OrderTests(CommandCase):
         self.door.pass_time(1)
         status, out, _ = self.run_command(run_rollout)
         self.assertEqual(status, 0)
-        self.assertEqual(out, "lamp 1.1.0: running, everybody, offered to 1 of 1 devices: 1 offered\n")
+        self.assertEqual(out, "lamp 1.1.0: running, for everybody, offered to 1 of 1 devices: 1 offered\n")
         self.assertEqual(self.run_command(run_rollout, "halt", "lamp", "1.1")[0], 0)
         self.door.pass_time(3)
         self.assertEqual(self.door.ask(b"/lamp", *device(1)).reason, "halted")
@@ -202,6 +297,54 @@ class OrderTests(CommandCase):
         self.run_command(run_rollout, "halt", "lamp", "1.1.0")
         self.door.pass_time(3)
         self.assertEqual(self.door.ask(b"/lamp", *device(1)).reason, "halted")
+
+    def test_misspelled(self) -> None:
+        """What isn't there is not halted: the order is refused with what was likely meant, and nothing begins."""
+        files = {**LAMPS, "beta/lamp-2.0.0.bin": esp8266_image(seed=3), "lava-1.0.0.bin": esp8266_image(seed=4)}
+        self.open(files=files)
+        beside = Ledger(self.place()[-1])
+        beside.open_for_reading()
+        self.addCleanup(beside.close)
+        for arguments, text in (
+            (("lmap", "1.1.0"), "there is no project 'lmap' in channel stable; did you mean lamp?"),
+            (("doorbell", "1.1.0"), "there is no project 'doorbell' in channel stable; there are lamp, lava"),
+            (("lamp", "1.1.1"), "lamp has no release 1.1.1; there are 1.1.0, 1.0.0"),
+            (("lamp", "2.0"), "lamp has no release 2.0.0; there are 1.1.0, 1.0.0; it is in channel beta (--channel)"),
+            (
+                ("lamp", "2.0", "--channel", "bata"),
+                "there is no channel 'bata'; did you mean beta?; it is in",
+            ),
+            (
+                ("lava", "1.0.0", "--channel", "beta"),
+                "there is no project 'lava' in channel beta; there are lamp",
+            ),
+        ):
+            with self.subTest(arguments):
+                self.run_command(run_rollout, "halt", *arguments)
+                self.door.pass_time(3)
+                ((_, event),) = beside.events(1)
+                self.assertEqual((event.kind, event.text.partition(": ")[0]), ("refused", "halt"))
+                self.assertIn(text, event.text)
+        self.assertEqual(self.run_command(run_rollout)[1], "nothing has been offered to any device yet\n")
+
+    def test_device_by_name(self) -> None:
+        """A device is found by its name in the policy, of the folder or another; ids need no policy."""
+        policy = '[devices."5C:CF:7F:00:00:01"]\nname = "kitchen"\n'
+        self.open(policy)
+        self.door.ask(b"/lamp", *device(1))
+        self.door.pass_time(1)
+        other = self.door.folder / "other.toml"
+        other.write_text(policy.replace("kitchen", "cellar"))
+        for who, more in (("kitchen", ()), ("cellar", ("--policy", str(other)))):
+            self.assertEqual(self.run_command(run_device, "clear-brake", who, *more)[0], 0)
+            self.door.pass_time(3)
+        (self.door.folder / "ota.toml").write_text("hold = maybe")
+        self.assertEqual(self.run_command(run_device, "forget", FIRST)[0], 0)
+        status, out, errors = self.run_command(run_device, "forget", "kitchen")
+        self.assertEqual((status, out, errors.count("\n")), (2, "", 1))
+        self.assertIn("line 1", errors)
+        self.door.pass_time(3)
+        self.assertEqual(self.run_command(run_explain, FIRST)[0], 1)
 
     def test_device(self) -> None:
         """The loop brake is cleared, and a device forgotten."""
@@ -255,8 +398,10 @@ class WaitingTests(TestCase):
         """What the server has done is told; what it refuses, too, with the exit status 1."""
         door = MemoryDoor(self, LAMPS, policy="")
         url = sqlite_url(door.folder / "ledger.sqlite")
+        missing = "there is no project 'lamb' in channel stable; did you mean lamp?"
         for arguments, expected in (
             (["halt", "lamp", "1.1.0"], (0, "done\n", "")),
+            (["halt", "lamb", "1.1.0"], (1, "", f"refused: halt: {missing}\n")),
             (["resume", "lamp", "7.0.0"], (1, "", "refused: resume: this release was never offered to any device\n")),
         ):
             out, errors = StringIO(), StringIO()

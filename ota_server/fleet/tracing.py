@@ -134,7 +134,10 @@ def _tell_release(case: Case) -> str:
         texts.append(f"it is pinned to {case.rules.pin} ({_by(case, 'pin')})")
     for version, rollout in sorted(case.rollouts.by_version.items(), reverse=True):
         if rollout.deciding or rollout.state is not State.COMPLETE:
-            texts.append(_tell_rollout(case, rollout, ".".join(map(str, version))))
+            stage = f"{stage_of(case.rules, rollout.stage).text}, {_by(case, 'stages')}"
+            stages = f" of {len(case.rules.stages)} ({stage})" if case.rules.stages else ""
+            spelled = ".".join(map(str, version))
+            texts.append(f"{spelled} is {tell_rollout(rollout, case.rollouts.fleet, stages)}")
     if case.rules.stepping_stones:
         stones = ", ".join(map(str, case.rules.stepping_stones))
         texts.append(f"stepping stones are {stones} ({_by(case, 'stepping-stones')})")
@@ -147,19 +150,15 @@ def _tell_release(case: Case) -> str:
     return "; ".join(texts)
 
 
-def _tell_rollout(case: Case, rollout: Rollout, version: str) -> str:
-    outcomes = describe(rollout.outcomes)
-    if rollout.state is State.HALTED:
-        return f"{version} is halted: {rollout.why}"
-    if rollout.deciding:
-        return f"{version} is about to be halted: {outcomes}"
+def tell_rollout(rollout: Rollout, fleet: int, stages: str = "") -> str:
+    """Say how a rollout stands in a fleet of so many devices; `stages` is what the policy says of its stage."""
     if rollout.seats is None:
-        return f"{version} is rolled out to everybody: {outcomes}"
-    stages = len(case.rules.stages)
-    return (
-        f"{version} is in stage {rollout.stage + 1} of {stages} ({stage_of(case.rules, rollout.stage).text}, "
-        f"{_by(case, 'stages')}), {rollout.admitted} of {rollout.seats} seats are taken: {outcomes}"
-    )
+        reach = "for everybody"
+    else:
+        reach = f"in stage {rollout.stage + 1}{stages}, {rollout.taken} of {rollout.seats} seats are taken"
+    state = "about to be halted" if rollout.deciding else rollout.state.value
+    why = f"; {rollout.why}" if rollout.why and state != State.RUNNING.value else ""
+    return f"{state}, {reach}, offered to {rollout.admitted} of {fleet} devices: {describe(rollout.outcomes)}{why}"
 
 
 def _tell_running(case: Case) -> str:
@@ -190,6 +189,8 @@ def _tell_fit(case: Case) -> str:
     if case.check_in.chip_size is not None:
         told.append(f"{case.check_in.chip_size >> 10} KB of flash")
     packed = "" if case.packed is None else f"; compressed to {case.packed.size} bytes"
+    if not told and case.device is not None and case.device.key:
+        told.append("what it told of its room isn't kept: ask with --free-space and --chip-size")
     return f"the image: {', '.join(needs)}; the device: {', '.join(told) or 'told nothing of its room'}{packed}"
 
 
@@ -226,7 +227,10 @@ def _tell_turn(case: Case) -> str:
     limits = [limit for limit in (case.traffic.limit, case.rules.max_downloads) if limit is not None]
     if not limits:
         return "any number may download at once"
-    return f"{min(limits)} may download at once ({_by(case, 'max-downloads')})"
+    return (
+        f"{min(limits)} may download at once ({_by(case, 'max-downloads')}); how many do, and who waits for a turn, "
+        "is known to the running server only, which answers `busy` where that are too many"
+    )
 
 
 def _tell_answer(case: Case) -> str:
