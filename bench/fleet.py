@@ -20,6 +20,8 @@ from bench.measures import Numbers, Plan
 from bench.peers import CHECK_PATH, PROJECT, VERSION, Ota
 from ota_server.fleet.journal import Batch, DeviceRow, SightingsLog
 from ota_server.fleet.ledger import Ledger, sqlite_url
+from ota_server.fleet.outbox import MAX_ROWS
+from ota_server.keeper import INTERVAL
 
 _BATCH = 10_000
 _DAY = 86400.0
@@ -138,7 +140,7 @@ def run(plan: Plan, ledgers: Ledgers, count: int) -> Numbers:
         with many.running(patience=300) as seconds:
             numbers["ledger_start"] = seconds
             numbers["ledger_rows"] = _write_rows(many)
-            many.settle(60)
+            _let_catch_up(many, count)
             full, _ = many.memory_bytes()
             numbers["ledger_rss"] = full / 1e6
             numbers["ledger_each"] = (full - empty) / count
@@ -148,7 +150,7 @@ def run(plan: Plan, ledgers: Ledgers, count: int) -> Numbers:
             with many.running(patience=300):
                 many.pin(set(plan.server_cores))
                 numbers["ledger_writing_wait"] = _checks(plan, many, count, plan.seconds).slowest * 1e3
-                many.settle(60)
+                _let_catch_up(many, count)
                 numbers |= _by_turns(plan, none, few, many, count)
     for peer in (none, few, many):
         peer.forget()
@@ -160,6 +162,12 @@ def _write_rows(peer: Ota, seconds: float = 1.5) -> float:
     before, begun = peer.cpu_seconds(), time.monotonic()
     time.sleep(seconds)
     return (peer.cpu_seconds() - before) / (time.monotonic() - begun) * 100
+
+
+def _let_catch_up(peer: Ota, count: int) -> None:
+    """Wait until all rows that were behind are written, which goes by batches, with pauses."""
+    time.sleep(count / _BEHIND / MAX_ROWS * INTERVAL)
+    peer.settle(30)
 
 
 def _checks(plan: Plan, peer: Ota, devices: int, seconds: int) -> load.Load:

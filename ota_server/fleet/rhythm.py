@@ -7,6 +7,7 @@ each of a million devices.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 LENGTH = 7
 """How many intervals are remembered: the median of so many bears three odd ones, as around a restart."""
@@ -40,10 +41,16 @@ def add_interval(rhythm: bytes, seconds: float) -> bytes:
     return rhythm[_KEPT:] + _NUMBER.pack(int(seconds) if seconds < _LARGEST else _LARGEST)
 
 
+@lru_cache(maxsize=LENGTH + 1)
+def _numbers(size: int) -> struct.Struct:
+    """Return the form of a rhythm of so many bytes."""
+    return struct.Struct(f"<{size // _NUMBER.size}I")
+
+
 def median_of(rhythm: bytes) -> float | None:
     """Return the median interval in seconds, of an even number the longer of both in the middle; None of none."""
     # Not remembered: nearly each device has a rhythm of its own, and with each check-in another.
-    intervals = sorted(struct.unpack(f"<{len(rhythm) // _NUMBER.size}I", rhythm))
+    intervals = sorted(_numbers(len(rhythm)).unpack(rhythm))
     return float(intervals[len(intervals) // 2]) if intervals else None
 
 
