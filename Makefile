@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # How long `make check-all` fuzzes, in seconds.
 FUZZ_SECONDS ?= 300
 
-.PHONY: help run test check check-all fuzz bench coverage format examples clean
+.PHONY: help run test check check-all fuzz bench safety coverage format examples clean
 
 help:
 	@echo "make run       serve examples/firmware on port 8000"
@@ -16,6 +16,7 @@ help:
 	@echo "make check-all check, test and fuzz"
 	@echo "make coverage  run the tests and report the lines and branches they reach"
 	@echo "make bench     compare with nginx and http.server (Debian packages nginx, wrk)"
+	@echo "make safety    make the numbers and plots of docs/safety.md anew (an hour on one core)"
 	@echo "make format    lay the code out with ruff"
 	@echo "make examples  make examples/firmware anew with esptool"
 	@echo "make clean     remove what the targets made"
@@ -73,6 +74,9 @@ format: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m bench
+
+safety: $(VENV)/dev.stamp
+	$(BIN)/python -m bench.safety --jobs 2
 
 examples: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.images examples/firmware
