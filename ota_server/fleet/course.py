@@ -298,9 +298,13 @@ def _is_of(attempt: Attempt, rollout: Rollout) -> bool:
 
 def _reach_of(seats: int | None, text: str) -> str:
     return (
-        "for everybody" if seats is None else f"{text}: {seats} devices" if text.endswith("%") else f"{seats} devices"
+        "for everybody" if seats is None else f"{text}: {_count_of(seats)}" if text.endswith("%") else _count_of(seats)
     )
 
 
 def _reach(rollout: Rollout, text: str) -> str:
     return "everybody" if rollout.seats is None else _reach_of(rollout.seats, text)
+
+
+def _count_of(devices: int) -> str:
+    return "one device" if devices == 1 else f"{devices} devices"
