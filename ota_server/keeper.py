@@ -10,7 +10,6 @@ import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
@@ -20,15 +19,16 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from ota_server.firmware.catalog import Catalog, Image
-from ota_server.firmware.versions import Numbers
+from ota_server.firmware.catalog import Catalog
+from ota_server.firmware.versions import Numbers, numbers_of
 from ota_server.fleet.checkin import CheckIn
-from ota_server.fleet.decide import Decision, decide
+from ota_server.fleet.decide import Decision
 from ota_server.fleet.device import Place
 from ota_server.fleet.fleet import Fleet
 from ota_server.fleet.journal import Batch, Memory, Order
 from ota_server.fleet.ledger import Ledger, LedgerDamagedError, LedgerError
-from ota_server.fleet.policy import DEFAULT_POLICY, Policy
+from ota_server.fleet.policy import Policy
+from ota_server.follower import Follower
 
 INTERVAL = 0.5
 """How often what has changed is written, in seconds, so that a check-in is on disk within one."""
@@ -55,64 +55,6 @@ class IKeeperReactor(IReactorTime, IReactorFromThreads):
     """What keeping needs of a reactor."""
 
 
-@attrs.define
-class Follower:
-    """Follows one download of a device for the fleet; see web.delivery.DownloadWatcher."""
-
-    device: str
-    _keeper: FleetKeeper
-    _check_in: CheckIn
-    _catalog: Catalog
-    _image: Image | None = None
-
-    def begun(self, image: Image) -> None:
-        """Note that bytes of an image are about to be sent."""
-        self._image = image
-        fleet = self._keeper.loaded
-        fleet.begun(self._check_in.device, self._check_in, image, self._catalog, self._keeper.now())
-
-    def downloaded(self, image: Image) -> None:
-        """Note that the whole image has arrived."""
-        self._keeper.loaded.downloaded(self._check_in.device, image, self._keeper.now())
-
-    def ended(self) -> None:
-        """Note that the answer is over."""
-        if self._image is not None:
-            self._keeper.loaded.ended(self._image)
-
-
-class Forgetful:
-    """Decides by the policy alone, and remembers nothing: what `--database none` means."""
-
-    changes = 0
-
-    def __init__(self, policy: Policy = DEFAULT_POLICY, now: Callable[[], float] = lambda: 0.0) -> None:
-        self.policy = policy
-        self._now = now
-
-    def answer(self, check_in: CheckIn, catalog: Catalog, address: str) -> Decision:
-        """Decide what to answer to a check-in."""
-        rules = self.policy.rules_for(check_in.project, check_in.device)
-        if rules.stages:
-            # Nobody could say who is in one.
-            rules = attrs.evolve(rules, stages=())
-        return decide(check_in, catalog, rules, now=self._now())
-
-    def barred(self, place: Place) -> frozenset[Numbers]:
-        """Return no version."""
-        return frozenset()
-
-    def watch(self, check_in: CheckIn, catalog: Catalog, address: str) -> None:
-        """Follow nothing."""
-
-    def take_policy(self, policy: Policy) -> None:
-        """Go by another policy from now on."""
-        self.policy = policy
-
-    def take_catalog(self, catalog: Catalog) -> None:
-        """Take no notice of what there is."""
-
-
 class FleetKeeper(Service):
     """Keeps the memory of the fleet. `now` returns the time in seconds since 1970."""
 
@@ -135,6 +77,9 @@ class FleetKeeper(Service):
         self._policy = policy
         self._reactor = reactor
         self._pool = pool
+        self.followers: set[Follower] = set()
+        """The downloads that are under way."""
+        self._changes = 0
         self._catalog: Catalog | None = None
         self._waiters: list[Deferred[None]] = []
         self._opening: Deferred[None] | None = None
@@ -178,9 +123,9 @@ class FleetKeeper(Service):
         """Return the versions of a project in a channel that nobody gets."""
         return self.loaded.barred(place)
 
-    def watch(self, check_in: CheckIn, catalog: Catalog, address: str) -> Follower:
-        """Return what follows a download of the device that checked in."""
-        return Follower(check_in.device or f"at {address}", self, check_in, catalog)
+    def watch(self, check_in: CheckIn, catalog: Catalog, address: str, break_off: Callable[[], None]) -> Follower:
+        """Return what follows a download of the device that checked in; `break_off` ends it."""
+        return Follower(check_in.device or f"at {address}", break_off, self, check_in, catalog)
 
     def take_policy(self, policy: Policy) -> None:
         """Go by another policy from now on."""
@@ -267,8 +212,20 @@ class FleetKeeper(Service):
         gc.freeze()
         return fleet
 
+    def _break_off_barred(self) -> None:
+        """End the downloads of what nobody gets any more: a device that has half of it keeps what it runs."""
+        if self.changes == self._changes:
+            return
+        self._changes = self.changes
+        for follower in list(self.followers):
+            image = follower.image
+            if image is not None and numbers_of(image.version) in self.barred((image.channel, image.project)):
+                self.log.info("{device}: {image} is broken off", device=follower.device, image=image.file_name)
+                follower.break_off()
+
     def _hurry(self) -> None:
         """Write soon, since something waits to take effect."""
+        self._reactor.callLater(0, self._break_off_barred)
         # While the fleet comes to life, that is in the thread, and the first beat is soon enough.
         if self.fleet is not None:
             self._reactor.callLater(0, self._write)

@@ -27,7 +27,8 @@ from ota_server.firmware.signatures import VerifyKey
 from ota_server.firmware.watch import FolderWatcher, Hints
 from ota_server.fleet.ledger import Ledger, sqlite_url
 from ota_server.fleet.policy import Policy
-from ota_server.keeper import FleetKeeper, Forgetful
+from ota_server.forgetful import Forgetful
+from ota_server.keeper import FleetKeeper
 from ota_server.policy_watch import PolicyWatcher, load_policy
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite

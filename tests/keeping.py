@@ -66,7 +66,7 @@ class Kept:
         check_in = self.check_in(number, version)
         decision = self.keeper.answer(check_in, self.catalog, "192.0.2.1")
         if isinstance(decision, Send):
-            follower = self.keeper.watch(check_in, self.catalog, "192.0.2.1")
+            follower = self.keeper.watch(check_in, self.catalog, "192.0.2.1", lambda: None)
             follower.begun(decision.image)
             follower.downloaded(decision.image)
             follower.ended()

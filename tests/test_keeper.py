@@ -73,7 +73,7 @@ class WritingTests(KeeperTestCase):
             check_in = attrs.evolve(kept.check_in(number, "1.0.0"), project="plug")
             decision = kept.keeper.answer(check_in, kept.catalog, "192.0.2.1")
             if isinstance(decision, Send):
-                kept.keeper.watch(check_in, kept.catalog, "192.0.2.1").begun(decision.image)
+                kept.keeper.watch(check_in, kept.catalog, "192.0.2.1", lambda: None).begun(decision.image)
         self.assertEqual(kept.fleet.course.places["stable", "plug"].by_version[NEW].admitted, 2)
         kept.pass_time(3)
         kept.check(1, "1.1.0")

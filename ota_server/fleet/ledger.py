@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Table, bindparam, delete, insert, select, tup
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ota_server.firmware.versions import Numbers
-from ota_server.fleet.database import Database, LedgerDamagedError, LedgerError, sqlite_url
+from ota_server.fleet.database import Database, sqlite_url
 from ota_server.fleet.device import Attempt, Device, Place
+from ota_server.fleet.errors import LedgerDamagedError, LedgerError
 from ota_server.fleet.journal import AttemptRow, Batch, DeviceRow, Event, Memory, Order, RolloutRow
 from ota_server.fleet.recall import (
     BATCH_MARK,

@@ -169,8 +169,10 @@ class Decider(Protocol):
     def barred(self, place: Place) -> frozenset[Numbers]:
         """Return the versions of a project in a channel that nobody gets."""
 
-    def watch(self, check_in: CheckIn, catalog: Catalog, address: str) -> DownloadWatcher | None:
-        """Return what is to be told how a download of the device that checked in goes."""
+    def watch(
+        self, check_in: CheckIn, catalog: Catalog, address: str, break_off: Callable[[], None]
+    ) -> DownloadWatcher | None:
+        """Return what is to be told how a download of the device that checked in goes; `break_off` ends that."""
 
 
 class FirmwareResource(Resource):
@@ -219,7 +221,7 @@ class FirmwareResource(Resource):
                     _FOR_ONE + extra,
                     _FOR_ONE + reason_field("up-to-date"),
                     lambda: request.respond(http.NOT_MODIFIED, reason_field("image-changed")),
-                    self._decider.watch(check_in, self._catalog, address),
+                    self._decider.watch(check_in, self._catalog, address, request.break_off),
                     self._continue(check_in, decision),
                 )
             case Announce():

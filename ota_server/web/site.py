@@ -73,6 +73,11 @@ class DeviceRequest(server.Request):
         self.gone = True
         super().connectionLost(reason)
 
+    def break_off(self) -> None:
+        """End the answer and the connection at once, which every client takes for a failed download."""
+        if not (self.gone or self.finished):
+            self.channel.transport.abortConnection()
+
     def fail(self, reason: Failure) -> None:
         """End the request after a failure, which is of no interest once the client has gone. For an errback."""
         if not self.gone:

@@ -28,7 +28,7 @@ from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import Folder
 from ota_server.firmware.watch import FolderWatcher
-from ota_server.keeper import Forgetful
+from ota_server.forgetful import Forgetful
 from ota_server.service import DeliveryService, DoorService, ThreadPoolService
 from ota_server.web.channel import DeviceChannel
 from ota_server.web.delivery import Deliveries

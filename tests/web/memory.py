@@ -22,7 +22,8 @@ from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import Folder
 from ota_server.fleet.ledger import Ledger, sqlite_url
 from ota_server.fleet.policy import read_policy
-from ota_server.keeper import FleetKeeper, Forgetful
+from ota_server.forgetful import Forgetful
+from ota_server.keeper import FleetKeeper
 from ota_server.web.arrival import Reading
 from ota_server.web.channel import DeviceChannel
 from ota_server.web.delivery import Deliveries
@@ -112,6 +113,7 @@ class FillingTransport(StringTransport):
         self.writes: list[bytes] = []
         self._waiting = 0
         self.paused = False
+        self.aborted = False
 
     def write(self, data: bytes) -> None:
         """Take the bytes of one write, and pause the producer when that are too many."""
@@ -121,6 +123,11 @@ class FillingTransport(StringTransport):
         if self.producer is not None and self._waiting > self.FULL:
             self.paused = True
             self.producer.pauseProducing()
+
+    def abortConnection(self) -> None:
+        """Note that the connection was dropped."""
+        self.aborted = True
+        super().abortConnection()
 
     def drain(self) -> None:
         """Let what waits leave, and ask the producer for more."""

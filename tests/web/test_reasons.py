@@ -24,7 +24,7 @@ from tests.images import (
     partition_table,
 )
 from tests.web.answers import read_only_answer
-from tests.web.memory import MemoryDoor
+from tests.web.memory import NOW, MemoryDoor
 
 DOCUMENTATION = Path(__file__).absolute().parent.parent.parent / "docs" / "http.md"
 
@@ -203,6 +203,24 @@ class PolicyReasonTests(SynchronousTestCase):
             self.assertEqual((answer.code, answer.reason), (304, "halted"))
         self.assertEqual(door.ask(b"/lamp.bin.version").body, b"1.0.0\n")
         self.assertEqual(door.ask(b"/lamp-1.1.0.bin").code, 200)
+
+    def test_broken_off(self) -> None:
+        """A download that is under way when its release is halted is broken off; one of another release goes on."""
+        large = {"lamp-1.0.0.bin": files()["lamp-1.0.0.bin"], "lamp-1.1.0.bin": esp8266_image(size=400_000)}
+        door = MemoryDoor(self, {**large, "fan-1.1.0.bin": esp8266_image(size=400_000, seed=5)}, policy="")
+        downloads = []
+        for path in (b"/lamp", b"/fan"):
+            connection = door.connect()
+            connection.send(b"\r\n".join((b"GET %s HTTP/1.1" % path, b"Host: h", *device(len(path)), b"", b"")))
+            self.assertTrue(connection.transport.paused)
+            downloads.append(connection)
+        keeper = door.keeper
+        assert keeper is not None
+        rollout = keeper.loaded.course.find(("stable", "lamp"), (1, 1, 0))
+        assert rollout is not None
+        keeper.loaded.course.halt(rollout, "operator:test", NOW)
+        door.pass_time(1)
+        self.assertEqual([connection.transport.aborted for connection in downloads], [True, False])
 
     def test_all_halted(self) -> None:
         """Where all that there is is halted, the plain address has nothing to give."""
