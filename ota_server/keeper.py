@@ -27,6 +27,7 @@ from ota_server.fleet.device import Place
 from ota_server.fleet.fleet import Fleet
 from ota_server.fleet.journal import Batch, Memory, Order
 from ota_server.fleet.ledger import Ledger, LedgerDamagedError, LedgerError
+from ota_server.fleet.outbox import MAX_WRITTEN
 from ota_server.fleet.policy import Policy
 from ota_server.follower import Follower
 
@@ -271,6 +272,9 @@ class FleetKeeper(Service):
             if batch is not None:
                 fleet.outbox.confirm()
                 self._log_events(batch)
+            if len(batch.devices) >= MAX_WRITTEN or len(batch.attempts) >= MAX_WRITTEN:
+                # There is more, which was too much for one batch.
+                self._reactor.callLater(0, self._write)
             if wants_orders:
                 self._asked_for_orders = self._reactor.seconds()
                 self._follow(fleet, orders)

@@ -25,6 +25,10 @@ from ota_server.tls import CertificateError, load_certificate
 DEFAULT_PORT = "8000"
 MAX_PORT = 65535
 
+BACKLOG = 4096
+"""How many connections may wait to be accepted at a port given as a number, as far as the system allows it: after a
+power cut a fleet comes all at once, and Twisted's 50 would make most of it try again."""
+
 
 def _level(name: str) -> str:
     if name.lower() not in LEVELS:
@@ -175,7 +179,7 @@ def _door(value: str, certificate: CertificateOptions | None) -> tuple[str, IStr
     if number and int(value) > MAX_PORT:
         raise usage.UsageError(f"--port {value}: port numbers end at {MAX_PORT}")
     try:
-        endpoint = serverFromString(reactor, f"tcp:{value}" if number else value)
+        endpoint = serverFromString(reactor, f"tcp:{value}:backlog={BACKLOG}" if number else value)
     except Exception as problem:
         raise usage.UsageError(f"--port {value}: {_explain(problem)}") from problem
     if not number:
