@@ -272,9 +272,9 @@ class FleetKeeper(Service):
             if batch is not None:
                 fleet.outbox.confirm()
                 self._log_events(batch)
-            if len(batch.devices) >= MAX_WRITTEN or len(batch.attempts) >= MAX_WRITTEN:
-                # There is more, which was too much for one batch.
-                self._reactor.callLater(0, self._write)
+                if MAX_WRITTEN in (len(batch.devices), len(batch.attempts)):
+                    # There may be more, which was too much for one batch.
+                    self._reactor.callLater(0, self._write)
             if wants_orders:
                 self._asked_for_orders = self._reactor.seconds()
                 self._follow(fleet, orders)
