@@ -4,6 +4,8 @@ The ledger is made by the program's own writing, without a server. A server that
 the one that knows every device, by turns, so that a change of the machine meets both.
 """
 
+from __future__ import annotations
+
 import contextlib
 import random
 import shutil
@@ -12,7 +14,7 @@ import statistics
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import load, processes
@@ -151,7 +153,7 @@ def run(plan: Plan, ledgers: Ledgers, count: int) -> Numbers:
                 many.pin(set(plan.server_cores))
                 numbers["ledger_writing_wait"] = _checks(plan, many, count, plan.seconds).slowest * 1e3
                 _let_catch_up(many, count)
-                numbers |= _by_turns(plan, none, few, many, count)
+                numbers |= _measure_checks(plan, (none, few, many), count)
     for peer in (none, few, many):
         peer.forget()
     return numbers
@@ -170,43 +172,68 @@ def _let_catch_up(peer: Ota, count: int) -> None:
     peer.settle(30)
 
 
-def _checks(plan: Plan, peer: Ota, devices: int, seconds: int) -> load.Load:
-    """Let random ones of so many devices check in, over ten connections that are kept."""
+def _checks(plan: Plan, peer: Ota, devices: int, seconds: int, *, kept: bool = True) -> load.Load:
+    """Let random ones of so many devices check in, over ten connections that are kept, or over a new one each."""
     with processes.own_cores(set(plan.load_cores)):
         return load.checks(
-            peer.port, CHECK_PATH, VERSION, kept=True, connections=10, seconds=seconds, devices=devices, chance=True
+            peer.port, CHECK_PATH, VERSION, kept=kept, connections=10, seconds=seconds, devices=devices, chance=True
         )
 
 
-def _by_turns(plan: Plan, none: Ota, few: Ota, many: Ota, count: int) -> Numbers:
+@dataclass
+class _Turns:
+    """What checks cost a server, turn by turn: CPU for each, that of its threads for each, and the longest waits."""
+
+    peer: Ota
+    devices: int
+    costs: list[float] = field(default_factory=list)
+    in_threads: list[float] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    def take(self, plan: Plan, *, kept: bool) -> None:
+        """Let devices check in for a second."""
+        before, threads = self.peer.cpu_seconds(), self.peer.thread_seconds()
+        done = _checks(plan, self.peer, self.devices, 1, kept=kept)
+        # What a check leaves to be written is written within a second.
+        time.sleep(1)
+        self.costs.append((self.peer.cpu_seconds() - before) * 1e6 / done.amount)
+        self.in_threads.append((self.peer.thread_seconds() - threads) * 1e6 / done.amount)
+        self.waits.append(done.slowest * 1e3)
+
+    def ratio_to(self, other: _Turns) -> float:
+        """Return how many times as much a check costs as elsewhere, turn by turn."""
+        return statistics.median(mine / others for mine, others in zip(self.costs, other.costs, strict=True))
+
+
+def _by_turns(plan: Plan, peers: tuple[Ota, Ota, Ota], count: int, *, kept: bool) -> tuple[_Turns, _Turns, _Turns]:
     """Measure checks without a ledger, with a small one, and with a large one, by turns there and back."""
-    costs: dict[Ota, list[float]] = {none: [], few: [], many: []}
-    waits: dict[Ota, list[float]] = {none: [], few: [], many: []}
-    writing: list[float] = []
+    none, few, many = _Turns(peers[0], count), _Turns(peers[1], _FEW), _Turns(peers[2], count)
     order = [none, few, many]
-    for peer in order:
-        peer.pin(set(plan.server_cores))
+    for turns in order:
+        turns.peer.pin(set(plan.server_cores))
         # So that the small ledger's devices are known, and every server is warm.
-        _checks(plan, peer, _FEW, 1)
+        _checks(plan, turns.peer, _FEW, 1, kept=kept)
     for _ in range(4 * plan.seconds):
-        for peer in order:
-            before, elsewhere = peer.cpu_seconds(), peer.thread_seconds()
-            done = _checks(plan, peer, _FEW if peer is few else count, 1)
-            # What a check leaves to be written is written within a second.
-            time.sleep(1)
-            costs[peer].append((peer.cpu_seconds() - before) * 1e6 / done.amount)
-            waits[peer].append(done.slowest * 1e3)
-            if peer is many:
-                writing.append((peer.thread_seconds() - elsewhere) * 1e6 / done.amount)
+        for turns in order:
+            turns.take(plan, kept=kept)
         order.reverse()
+    return none, few, many
+
+
+def _measure_checks(plan: Plan, peers: tuple[Ota, Ota, Ota], count: int) -> Numbers:
+    """Measure checks over connections that are kept, and over new ones, as stock devices ask."""
+    none, few, many = _by_turns(plan, peers, count, kept=True)
+    new_none, _, new_many = _by_turns(plan, peers, count, kept=False)
     return {
-        "ledger_none_cpu": statistics.median(costs[none]),
-        "ledger_few_cpu": statistics.median(costs[few]),
-        "ledger_cpu": statistics.median(costs[many]),
-        "ledger_thread": statistics.mean(writing),
-        "ledger_ratio": statistics.median(
-            with_it / without for with_it, without in zip(costs[many], costs[none], strict=True)
-        ),
-        "ledger_none_wait": statistics.median(waits[none]),
-        "ledger_wait": statistics.median(waits[many]),
+        "ledger_none_cpu": statistics.median(none.costs),
+        "ledger_few_cpu": statistics.median(few.costs),
+        "ledger_cpu": statistics.median(many.costs),
+        "ledger_thread": statistics.mean(many.in_threads),
+        "ledger_few_ratio": few.ratio_to(none),
+        "ledger_ratio": many.ratio_to(none),
+        "ledger_new_none_cpu": statistics.median(new_none.costs),
+        "ledger_new_cpu": statistics.median(new_many.costs),
+        "ledger_new_ratio": new_many.ratio_to(new_none),
+        "ledger_none_wait": statistics.median(none.waits),
+        "ledger_wait": statistics.median(many.waits),
     }
