@@ -127,14 +127,14 @@ class Fleet:
         if self._dormant and device.key in self._dormant:
             self._dormant.discard(device.key)
             self.course.rollouts((device.channel, device.project)).fleet += 1
-        if before - now > VISIT:
-            # The clock was ahead when it was seen last.
-            device.last_seen = now
-        elif now > before:
+        if now > before:
             device.rhythm = add_interval(device.rhythm, now - before)
             device.last_seen = now
             if device.key in self._newcomers.devices and now - device.first_seen >= PROBATION:
                 self._newcomers.remove(device)
+        elif before - now > VISIT:
+            # The clock was ahead when it was seen last.
+            device.last_seen = now
         if self._learn(device, check_in, running, address):
             self.outbox.changed(device)
             self.attempts.look_back(device, check_in, running, now)
