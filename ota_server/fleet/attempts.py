@@ -199,6 +199,8 @@ class Attempts:
 
     def _enter(self, device: Device, attempt: Attempt, now: float) -> None:
         """Let an attempt count: of sketch and filesystem of a release the sketch does."""
+        if device.taken is not None and device.taken[:3] == (attempt.channel, attempt.project, attempt.version):
+            return
         for other in device.attempts:
             place = (other.channel, other.project, other.version)
             if other is attempt or not other.counted or place != (attempt.channel, attempt.project, attempt.version):

@@ -83,6 +83,11 @@ class FleetMachine(RuleBasedStateMachine):
         self.holders: dict[Numbers, set[Device]] = {}
         """The devices that were sent a release, but for those whose offer lapsed."""
         self.halted: set[Numbers] = set()
+        self.past: set[tuple[Device, Numbers]] = set()
+        """The releases that devices were counted in, and left."""
+        self.taken: dict[Device, Numbers | None] = {}
+        self.twice: set[Numbers] = set()
+        """The releases that a device began anew that had been sent another since: of that the memory knows nothing."""
         self.forgot = False
         """Whether a device was forgotten, which the ledger doesn't count any more, whatever it had done before."""
         self.before: dict[Numbers, Rollout] = {}
@@ -104,9 +109,8 @@ class FleetMachine(RuleBasedStateMachine):
         for number in range(_DEVICES):
             self.play.check(number, "1.0.0")
         self.play.now += HOUR
-        self.releases = releases
-        self.play.catalog = _CATALOGS[releases]
-        self.observe()
+        self.releases = releases - 1
+        self.publish()
 
     @rule(policy=st.sampled_from(_POLICIES))
     def set_policy(self, policy: str) -> None:
@@ -121,6 +125,9 @@ class FleetMachine(RuleBasedStateMachine):
         """Let a new release appear."""
         self.releases += 1
         self.play.catalog = _CATALOGS[self.releases]
+        self.fleet.take_catalog(self.play.catalog, self.play.now)
+        self.play.write()
+        self.observe()
 
     @rule(
         number=_numbers,
@@ -206,11 +213,11 @@ class FleetMachine(RuleBasedStateMachine):
     def order(self, kind: str, minor: int) -> None:
         """Let the operator order something of a release."""
         version = (1, minor, 0)
-        started = version in self.rollouts
+        started, is_there = version in self.rollouts, minor < self.releases
         self.play.order(kind, version)
-        if kind == "halt":
+        if kind == "halt" and (started or is_there):
             self.halted.add(version)
-        elif started:
+        elif kind != "halt" and started:
             self.halted.discard(version)
         self.observe()
 
@@ -244,9 +251,13 @@ class FleetMachine(RuleBasedStateMachine):
                 kept = attempt.counted and attempt.outcome is not Outcome.SUPERSEDED
                 if not counts and not kept:
                     self.holders.get(attempt.version, set()).discard(device)
+                if attempt not in device.attempts and attempt.counted:
+                    self.past.add((device, attempt.version))
             for attempt in device.attempts:
                 tried = self.tries.get(attempt)
                 if tried is None:
+                    if (device, attempt.version) in self.past and self.taken[device] != attempt.version:
+                        self.twice.add(attempt.version)
                     # One that begins with a failure is one that had been taken for good.
                     downloads = attempt.downloads if attempt.outcome is Outcome.BOUNCED else 0
                     tried = self.tries[attempt] = _Try(attempt.outcome, downloads)
@@ -256,6 +267,7 @@ class FleetMachine(RuleBasedStateMachine):
                         assert self.play.now - device.last_seen >= patience(device, self.rules_in_force)
                 tried.outcome = attempt.outcome
             self.known[device] = device.attempts
+            self.taken[device] = None if device.taken is None else device.taken.version
         self.look_at_stages(ticked=ticked)
 
     def look_at_stages(self, *, ticked: bool) -> None:
@@ -334,7 +346,12 @@ class FleetMachine(RuleBasedStateMachine):
                 assert ledger.rollouts[rollout.channel, rollout.project, version] == rollout_row(rollout)
         for version in self.rollouts:
             counted, written = Counter(self.rollouts[version].outcomes), ledger.outcomes(*_PLACE, version)
-            assert written <= counted if self.forgot else written == +counted
+            if self.forgot or version in self.twice:
+                assert written <= counted
+            else:
+                assert written == +counted
+                rows = [row.device for row in ledger.attempts.values() if row.counted and row.version == version]
+                assert len(rows) == len(set(rows))
 
 
 class HistoryTests(SynchronousTestCase):
