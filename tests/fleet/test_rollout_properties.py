@@ -130,14 +130,19 @@ class FleetMachine(RuleBasedStateMachine):
         self.observe()
 
     @rule(
-        number=_numbers,
+        numbers=st.lists(_numbers, min_size=1, max_size=_DEVICES, unique=True),
         comes=st.sampled_from(["new", "new", "new", "old", "old", "old", "half", "away", "third"]),
         filesystem=st.sampled_from([False, False, False, True]),
         tells=st.sampled_from([True, True, True, True, True, False]),
         again=st.sampled_from([0.0, 30.0, 30.0, 3 * HOUR]),
     )
-    def update(self, *, number: int, comes: str, filesystem: bool, tells: bool, again: float) -> None:
-        """Let a device check in, download what it is sent, come up on the new version, the old or a third, and tell."""
+    def update(self, *, numbers: list[int], comes: str, filesystem: bool, tells: bool, again: float) -> None:
+        """Let devices check in, download what they are sent, come up on the new version or another, and tell."""
+        for number in numbers:
+            self.update_one(number, comes, again, filesystem=filesystem, tells=tells)
+
+    def update_one(self, number: int, comes: str, again: float, *, filesystem: bool, tells: bool) -> None:
+        """Let one of them do so."""
         self.play.now += 30
         running = self.runs[filesystem]
         mode = Mode.FILESYSTEM if filesystem else Mode.SKETCH
@@ -154,7 +159,9 @@ class FleetMachine(RuleBasedStateMachine):
 
     def ask(self, number: int, told: str | None, mode: Mode) -> Decision:
         """Let a device check in, and look at the answer."""
-        barred = {version for version, each in self.rollouts.items() if each.state is State.HALTED or each.deciding}
+        # Also those of which that is only being written down.
+        barred = {v for v, each in self.rollouts.items() if self.fleet.course._heading(each) is State.HALTED}
+        barred |= {version for version, each in self.rollouts.items() if each.state is State.HALTED}
         kind = Kind.FILESYSTEM if mode is Mode.FILESYSTEM else Kind.APP
         decision = self.play.check(number, told, mode=mode)
         device = self.fleet.devices[mac(number)]
@@ -209,17 +216,21 @@ class FleetMachine(RuleBasedStateMachine):
             self.play.pass_time(seconds / 6, step=seconds / 6)
             self.observe(ticked=True)
 
-    @rule(kind=st.sampled_from(["halt", "resume", "restart", "complete"]), minor=st.integers(1, 3))
-    def order(self, kind: str, minor: int) -> None:
-        """Let the operator order something of a release."""
+    @rule(
+        kinds=st.lists(st.sampled_from(["halt", "halt", "resume", "restart", "complete"]), min_size=1, max_size=3),
+        minor=st.integers(1, 3),
+    )
+    def order(self, kinds: list[str], minor: int) -> None:
+        """Let the operator order something of a release, and perhaps think better of it."""
         version = (1, minor, 0)
-        started, is_there = version in self.rollouts, minor < self.releases
-        self.play.order(kind, version)
-        if kind == "halt" and (started or is_there):
-            self.halted.add(version)
-        elif kind != "halt" and started:
-            self.halted.discard(version)
-        self.observe()
+        for kind in kinds:
+            started, is_there = version in self.rollouts, minor < self.releases
+            self.play.order(kind, version)
+            if kind == "halt" and (started or is_there):
+                self.halted.add(version)
+            elif kind != "halt" and started:
+                self.halted.discard(version)
+            self.observe()
 
     @rule(number=_numbers, kind=st.sampled_from(["clear-brake", "clear-brake", "forget"]))
     def order_device(self, number: int, kind: str) -> None:
@@ -256,8 +267,8 @@ class FleetMachine(RuleBasedStateMachine):
             for attempt in device.attempts:
                 tried = self.tries.get(attempt)
                 if tried is None:
-                    if (device, attempt.version) in self.past and self.taken[device] != attempt.version:
-                        self.twice.add(attempt.version)
+                    if self.taken.get(device) == attempt.version:
+                        self.past.discard((device, attempt.version))
                     # One that begins with a failure is one that had been taken for good.
                     downloads = attempt.downloads if attempt.outcome is Outcome.BOUNCED else 0
                     tried = self.tries[attempt] = _Try(attempt.outcome, downloads)
@@ -266,6 +277,8 @@ class FleetMachine(RuleBasedStateMachine):
                     if attempt.outcome is Outcome.SILENT:
                         assert self.play.now - device.last_seen >= patience(device, self.rules_in_force)
                 tried.outcome = attempt.outcome
+                if (device, attempt.version) in self.past:
+                    self.twice.add(attempt.version)
             self.known[device] = device.attempts
             self.taken[device] = None if device.taken is None else device.taken.version
         self.look_at_stages(ticked=ticked)
@@ -310,6 +323,7 @@ class FleetMachine(RuleBasedStateMachine):
             assert Counter(outcome for _, outcome in counted) <= Counter(rollout.outcomes)
             assert min(rollout.outcomes.values(), default=0) >= 0
             assert rollout.admitted == sum(rollout.outcomes.values())
+            assert version not in self.halted or rollout.state is State.HALTED or rollout.deciding
             assert 0 <= rollout.acknowledged <= rollout.failed
             assert rollout.failing == {device for device, outcome in counted if outcome in FAILURES}
 
@@ -360,5 +374,5 @@ class HistoryTests(SynchronousTestCase):
     def test_histories(self) -> None:
         """Whatever devices, the operator, the ledger and time do, no law of the rollouts is broken."""
         run_state_machine_as_test(
-            FleetMachine, settings=settings(deadline=None, max_examples=60, stateful_step_count=40)
+            FleetMachine, settings=settings(deadline=None, max_examples=100, stateful_step_count=40)
         )
