@@ -30,6 +30,7 @@ from ota_server.fleet.policy import Policy
 from ota_server.forgetful import Forgetful
 from ota_server.keeper import FleetKeeper
 from ota_server.policy_watch import PolicyWatcher, load_policy
+from ota_server.signals import HangupService
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite
 from ota_server.web.tree import DeviceRoot
@@ -246,6 +247,7 @@ def make_ota_service(
     watcher.setServiceParent(readers)
     deliveries.setServiceParent(openers)
     rules.setServiceParent(openers)
-    for part in (writers, readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
+    hangup = HangupService(reactor)
+    for part in (hangup, writers, readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
         part.setServiceParent(whole)
     return whole

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
-from twisted.internet.ssl import CertificateOptions
 from twisted.logger import LogLevel
 from twisted.python import usage
 
@@ -20,14 +19,13 @@ from ota_server.fleet.ledger import Ledger, LedgerError
 from ota_server.fleet.policy import PolicyError
 from ota_server.logs import LEVELS, make_observer
 from ota_server.service import NO_DATABASE, OtaService, PolicySource, make_ota_service
-from ota_server.tls import CertificateError, load_certificate
+from ota_server.tls.certificates import CertificateError
+from ota_server.tls.creator import TlsFiles
+from ota_server.tls.endpoint import BACKLOG, make_endpoint
+from ota_server.tls.resuming import ResumingReactor
 
 DEFAULT_PORT = "8000"
 MAX_PORT = 65535
-
-BACKLOG = 4096
-"""How many connections may wait to be accepted at a port given as a number, as far as the system allows it: after a
-power cut a fleet comes all at once, and Twisted's 50 would make most of it try again."""
 
 
 def _level(name: str) -> str:
@@ -126,19 +124,12 @@ class Options(usage.Options):
         self["source"] = load_source(self["policy"], self["dir"])
         if self["database"] not in (None, NO_DATABASE):
             check_database(self["database"])
-        certificate = self._certificate()
-        self["doors"] = [_door(value, certificate) for value in self["port"] or [DEFAULT_PORT]]
-        if certificate is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
+        files = None
+        if self["cert"] is not None:
+            files = load_files(self["cert"])
+        self["doors"] = [_door(value, files) for value in self["port"] or [DEFAULT_PORT]]
+        if files is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
             raise usage.UsageError("--cert is for ports given as numbers, and there is none; add --port NUMBER")
-
-    def _certificate(self) -> CertificateOptions | None:
-        """Load the certificate of --cert, if any."""
-        if self["cert"] is None:
-            return None
-        try:
-            return load_certificate(Path(self["cert"]).expanduser())
-        except CertificateError as problem:
-            raise usage.UsageError(f"--cert: {problem}") from problem
 
 
 def load_keys(file: str) -> tuple[VerifyKey, ...]:
@@ -147,6 +138,16 @@ def load_keys(file: str) -> tuple[VerifyKey, ...]:
         return load_verify_key(Path(file).expanduser())
     except VerifyKeyError as problem:
         raise usage.UsageError(f"--verify-key: {problem}") from problem
+
+
+def load_files(file: str) -> TlsFiles:
+    """See whether the file of --cert can be used. Raises UsageError."""
+    files = TlsFiles(((Path(file).expanduser().absolute(), None),))
+    try:
+        files.load()
+    except CertificateError as problem:
+        raise usage.UsageError(f"--cert: {problem}") from problem
+    return files
 
 
 def load_source(file: str | None, folder: Path) -> PolicySource:
@@ -171,7 +172,7 @@ def _is_number(value: str) -> bool:
     return value.isascii() and value.isdigit()
 
 
-def _door(value: str, certificate: CertificateOptions | None) -> tuple[str, IStreamServerEndpoint]:
+def _door(value: str, files: TlsFiles | None) -> tuple[str, IStreamServerEndpoint]:
     """Make the endpoint of one --port, with its description for people."""
     from twisted.internet import reactor
 
@@ -179,24 +180,29 @@ def _door(value: str, certificate: CertificateOptions | None) -> tuple[str, IStr
     if number and int(value) > MAX_PORT:
         raise usage.UsageError(f"--port {value}: port numbers end at {MAX_PORT}")
     try:
-        endpoint = serverFromString(reactor, f"tcp:{value}:backlog={BACKLOG}" if number else value)
+        endpoint = serverFromString(ResumingReactor(reactor), f"tcp:{value}:backlog={BACKLOG}" if number else value)
     except Exception as problem:
         raise usage.UsageError(f"--port {value}: {_explain(problem)}") from problem
     if not number:
         return value, endpoint
-    if certificate is None:
+    if files is None:
         return f"port {value}", endpoint
-    return f"port {value} (HTTPS)", wrapServerTLS(certificate, endpoint)
+    try:
+        return f"port {value} (HTTPS)", make_endpoint(reactor, files, endpoint)
+    except CertificateError as problem:
+        raise usage.UsageError(f"--cert: {problem}") from problem
 
 
 def _explain(problem: Exception) -> str:
     """Say in a few words why a text is no endpoint."""
+    if isinstance(problem, CertificateError):
+        return str(problem)
     if isinstance(problem, OSError):
         return f"{problem.filename}: {problem.strerror}"
     text = " ".join(str(problem).split())
     return (
         f"no port number, and no endpoint such as tcp:8000:interface=127.0.0.1 or "
-        f"ssl:443:privateKey=key.pem:certKey=cert.pem ({type(problem).__name__}: {text})"
+        f"device-tls:443:cert=fullchain.pem:key=privkey.pem ({type(problem).__name__}: {text})"
     )
 
 

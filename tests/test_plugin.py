@@ -99,7 +99,7 @@ class InstallationTests(SynchronousTestCase):
         self.assertIn(f"ota_server-{__version__.public()}-", wheel.name)
         held = set(zipfile.ZipFile(wheel).namelist())
         wanted = {str(path.relative_to(checkout)) for path in checkout.glob("ota_server/**/*.py")}
-        wanted |= {"ota_server/py.typed", "twisted/plugins/ota_plugin.py"}
+        wanted |= {"ota_server/py.typed", "twisted/plugins/ota_plugin.py", "twisted/plugins/ota_endpoints.py"}
         self.assertEqual({name for name in held if ".dist-info/" not in name}, wanted)
         environment = self.make_environment()
         self.install(environment, wheel)

@@ -257,10 +257,10 @@ class ServiceTests(SynchronousTestCase):
         return [type(part).__name__ for part in makeService(options)]
 
     def test_parts(self) -> None:
-        """The parts are three thread pools with what uses them, and a door for each port."""
+        """The parts are what hears SIGHUP, three thread pools with what uses them, and a door for each port."""
         self.assertEqual(
             self.make("--port", "8001", "--port", "8002"),
-            ["ThreadPoolService"] * 3 + ["DoorService"] * 2,
+            ["HangupService", *["ThreadPoolService"] * 3, *["DoorService"] * 2],
         )
 
     def test_nothing_listens_yet(self) -> None:

@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.protocols.haproxy import proxyEndpoint
 from twisted.trial.unittest import TestCase
 
-from ota_server.tls import load_certificate
+from ota_server.tls.creator import DeviceTls, TlsFiles
 from ota_server.web.arrival import LONGEST_PAUSE, count_unsent
 from ota_server.web.channel import CHECK_INTERVAL, STALL, DeviceChannel
 from tests.certificates import make_authority, make_pem
@@ -377,7 +377,7 @@ class TlsTests(ConnectionTestCase):
         """Open the door, and ask for the image over TLS."""
         pem = Path(self.mktemp())
         pem.write_bytes(make_pem("localhost"))
-        certificate = load_certificate(pem)
+        certificate = DeviceTls(TlsFiles(((pem, None),)))
 
         def wrap(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
             wrapped: IStreamServerEndpoint = wrapServerTLS(certificate, endpoint)

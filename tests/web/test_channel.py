@@ -13,7 +13,7 @@ from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ota_server.tls import load_certificate
+from ota_server.tls.creator import DeviceTls, TlsFiles
 from ota_server.web.channel import CHECK_INTERVAL, STALL, DeviceChannel
 from ota_server.web.delivery import LINGER, ImageProducer
 from ota_server.web.site import SILENCE
@@ -276,7 +276,7 @@ class RealStallTests(TestCase):
         """What arrives is measured below TLS, too."""
         pem = Path(self.mktemp())
         pem.write_bytes(make_pem("localhost"))
-        certificate = load_certificate(pem)
+        certificate = DeviceTls(TlsFiles(((pem, None),)))
 
         def wrap(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
             wrapped: IStreamServerEndpoint = wrapServerTLS(certificate, endpoint)

@@ -1,4 +1,4 @@
-"""Tests of TLS: certificate files, and what real clients see."""
+"""Tests of HTTPS: what clients see over real sockets."""
 
 from __future__ import annotations
 
@@ -6,83 +6,14 @@ import socket
 import ssl
 from pathlib import Path
 
-from OpenSSL import crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import TestCase
 
-from ota_server.tls import CertificateError, load_certificate
+from ota_server.tls.creator import DeviceTls, TlsFiles
 from tests.certificates import make_authority, make_pem
 from tests.serving import ServedFolder
-
-
-def split(pem: bytes) -> tuple[bytes, list[bytes]]:
-    """Take a PEM file apart: its key, and its certificates."""
-    end = b"-----\n"
-    blocks = [block + end for block in pem.split(b"-----\n-----BEGIN") if block]
-    blocks = [block if block.startswith(b"-----BEGIN") else b"-----BEGIN" + block for block in blocks]
-    keys = [block for block in blocks if b"PRIVATE KEY" in block]
-    return keys[0], [block for block in blocks if b"PRIVATE KEY" not in block]
-
-
-class LoadTests(SynchronousTestCase):
-    """Reading certificate files."""
-
-    def write(self, *parts: bytes) -> Path:
-        """Write a PEM file."""
-        path = Path(self.mktemp())
-        path.write_bytes(b"".join(parts))
-        return path
-
-    def refusal(self, *parts: bytes) -> str:
-        """Return why a PEM file is refused."""
-        return str(self.assertRaises(CertificateError, load_certificate, self.write(*parts)))
-
-    def test_any_order(self) -> None:
-        """Key, certificate and chain may stand in any order; the certificate is that of the key."""
-        key, (leaf, authority) = split(make_pem("localhost"))
-        for parts in ((key, leaf, authority), (leaf, authority, key), (authority, key, leaf)):
-            options = load_certificate(self.write(*parts))
-            assert options.certificate is not None
-            self.assertEqual(options.certificate.digest("sha256"), _digest(leaf))
-            self.assertEqual([c.digest("sha256") for c in options.extraCertChain], [_digest(authority)])
-
-    def test_missing_file(self) -> None:
-        """A file that isn't there is named."""
-        error = self.assertRaises(CertificateError, load_certificate, Path("/nowhere.pem"))
-        self.assertEqual(str(error), "/nowhere.pem can't be read: No such file or directory")
-
-    def test_incomplete(self) -> None:
-        """Without a key, without a certificate, or with two keys, it is said what there is and what must be."""
-        key, certificates = split(make_pem("localhost"))
-        self.assertIn("holds 1 private keys and 0 certificates", self.refusal(key))
-        self.assertIn("holds 0 private keys and 2 certificates", self.refusal(*certificates))
-        self.assertIn("holds 2 private keys and 2 certificates", self.refusal(key, key, *certificates))
-        self.assertIn("holds 0 private keys and 0 certificates", self.refusal(b"nonsense"))
-
-    def test_foreign_key(self) -> None:
-        """A key that belongs to none of the certificates is refused."""
-        key, _ = split(make_pem("localhost"))
-        _, certificates = split(make_pem("localhost", rsa=True))
-        self.assertIn("no certificate", self.refusal(key, *certificates))
-
-    def test_damaged(self) -> None:
-        """A damaged key, and a damaged certificate, are told apart."""
-        key, certificates = split(make_pem("localhost"))
-        self.assertIn("the private key", self.refusal(key.replace(b"\nM", b"\nX", 1), *certificates))
-        self.assertIn("a certificate", self.refusal(key, certificates[0].replace(b"\nM", b"\nX", 1)))
-
-    def test_passphrase(self) -> None:
-        """A key with a passphrase is refused, with the command that removes it, and nobody is asked for it."""
-        key, certificates = split(make_pem("localhost"))
-        loaded = crypto.load_privatekey(crypto.FILETYPE_PEM, key)
-        locked = crypto.dump_privatekey(crypto.FILETYPE_PEM, loaded, "aes-256-cbc", b"secret")
-        self.assertIn("openssl pkey", self.refusal(locked, *certificates))
-
-
-def _digest(pem: bytes) -> bytes:
-    return crypto.load_certificate(crypto.FILETYPE_PEM, pem).digest("sha256")
 
 
 def fetch(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = None) -> tuple[bytes, ssl.SSLSocket]:
@@ -107,7 +38,7 @@ class HttpsTests(TestCase):
         pem.write_bytes(make_pem("localhost"))
         served = ServedFolder(self, {"firmware-1.2.3.bin": bytes(range(256)) * 1024})
         plain = serverFromString(reactor, "tcp:0:interface=127.0.0.1")
-        port = Deferred.fromCoroutine(served.serve(wrapServerTLS(load_certificate(pem), plain)))
+        port = Deferred.fromCoroutine(served.serve(wrapServerTLS(DeviceTls(TlsFiles(((pem, None),))), plain)))
         return port.addCallback(lambda number: setattr(self, "port", number))
 
     port = 0

@@ -1,0 +1,1 @@
+"""Tests of TLS at the device door."""
