@@ -95,9 +95,10 @@ class CheckIn:
     """What one request says about its device. Whatever it doesn't say, or says unreadably, is None.
 
     `project` and `channel` are those of the address. `chip` is that of the dialect, or else what the address names
-    in `?chip=`, which may be no chip at all. `version` is the reported text, not read yet. `device` is the MAC address
-    (`5C:CF:7F:00:11:22`), or else the chip id. `free_space` is the room for a new sketch, `sketch_size` the size of
-    the one that runs, `chip_size` that of the flash, all in bytes. The hashes are lower-case hexadecimal.
+    in `?chip=`, which may be no chip at all. `version` is the reported text, not read yet. `device` is what a token or
+    a certificate proves, or else the MAC address (`5C:CF:7F:00:11:22`), or else the chip id. `free_space` is the room
+    for a new sketch, `sketch_size` the size of the one that runs, `chip_size` that of the flash, all in bytes. The
+    hashes are lower-case hexadecimal.
     """
 
     channel: str
@@ -134,17 +135,34 @@ def read_chip(query: bytes) -> str | None:
     return values[0].lower().replace("-", "") if values else None
 
 
-def read_check_in(channel: str, project: str, headers: Headers, query: bytes = b"") -> CheckIn:
-    """Read what a request for `/{project}` or `/{channel}/{project}` says of its device; never fails.
-
-    `query` is what stands behind the question mark.
-    """
-    chip = read_chip(query)
+def _find_dialect(headers: Headers) -> Dialect | None:
     for dialect in DIALECTS:
         if dialect.version in headers or dialect.mode in headers or dialect.mac in headers:
-            break
-    else:
-        return CheckIn(channel, project, chip=chip)
+            return dialect
+    return None
+
+
+def read_claim(headers: Headers) -> tuple[str | None, str | None]:
+    """Return the MAC address and the chip id that a request tells, each None where it doesn't, or unreadably."""
+    dialect = _find_dialect(headers)
+    if dialect is None:
+        return None, None
+    mac, chip_id = headers.get(dialect.mac), headers.get(dialect.chip_id)
+    return _matching(_MAC, mac[0].upper() if mac else None), _matching(_NUMBER, chip_id[0] if chip_id else None)
+
+
+def read_check_in(
+    channel: str, project: str, headers: Headers, query: bytes = b"", proven: str | None = None
+) -> CheckIn:
+    """Read what a request for `/{project}` or `/{channel}/{project}` says of its device; never fails.
+
+    `query` is what stands behind the question mark. `proven` is the id of the device where a token or a certificate
+    proves it, which then goes before what the request says.
+    """
+    chip = read_chip(query)
+    dialect = _find_dialect(headers)
+    if dialect is None:
+        return CheckIn(channel, project, chip=chip, device=proven)
 
     def first(name: bytes) -> bytes | None:
         values = headers.get(name)
@@ -163,7 +181,7 @@ def read_check_in(channel: str, project: str, headers: Headers, query: bytes = b
         project,
         dialect.name,
         dialect.chip or chip,
-        _matching(_MAC, mac and mac.upper()) or _matching(_NUMBER, first(dialect.chip_id)),
+        proven or _matching(_MAC, mac and mac.upper()) or _matching(_NUMBER, first(dialect.chip_id)),
         version.decode("utf-8", "replace") if version else None,
         Mode.SKETCH if mode is None else _MODES.get(mode.lower(), Mode.UNKNOWN),
         number(dialect.free_space),

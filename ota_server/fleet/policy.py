@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 
+from ota_server.fleet.access import ANYBODY, Access, Holder, Mode
+from ota_server.fleet.policy_text import TABLES, TOP, PolicyError, parse_toml, title_of
 from ota_server.fleet.rules import DEFAULT_RULES, Origin, Rules
 from ota_server.fleet.settings import (
+    MAKE_TOKEN,
     SettingError,
+    read_access_mode,
     read_confirm,
     read_device,
     read_device_name,
@@ -28,6 +30,7 @@ from ota_server.fleet.settings import (
     read_silent_after,
     read_soak,
     read_stages,
+    read_tokens,
     read_version,
     read_versions,
     read_windows,
@@ -36,8 +39,17 @@ from ota_server.fleet.settings import (
 )
 from ota_server.fleet.toml_lines import Path, find_lines, line_of
 
-TOP = "top"
-"""What stands for a table in the Origin of a key that is outside of all tables."""
+__all__ = [
+    "ACCESS_KEYS",
+    "DEFAULT_POLICY",
+    "DEVICE_KEYS",
+    "GROUP_KEYS",
+    "PROJECT_KEYS",
+    "TOP",
+    "Policy",
+    "PolicyError",
+    "read_policy",
+]
 
 _Readers = Mapping[str, Callable[[Any], Any]]
 
@@ -61,15 +73,11 @@ _SHARED_READERS: _Readers = {
     "downgrade": read_flag,
     "hold": read_flag,
     "project": read_name,
+    "token": read_tokens,
 }
 _DEVICE_READERS: _Readers = {"name": read_device_name, **_SHARED_READERS}
 _GROUP_READERS: _Readers = {"members": read_members, **_SHARED_READERS}
-
-_TABLES = {
-    "projects": "[projects.NAME]",
-    "devices": '[devices."ID"]',
-    "groups": "[groups.NAME]",
-}
+_ACCESS_READERS: _Readers = {"devices": read_access_mode, "token": read_tokens}
 
 PROJECT_KEYS = tuple(_PROJECT_READERS)
 """The keys at the top, and of `[projects.NAME]`."""
@@ -80,21 +88,8 @@ DEVICE_KEYS = tuple(_DEVICE_READERS)
 GROUP_KEYS = tuple(_GROUP_READERS)
 """The keys of `[groups.NAME]`."""
 
-
-class PolicyError(Exception):
-    """A policy that can't be used; its message is one line: file, line, table and key, what is wrong, what to do.
-
-    `line` counts from 1, and is None where the trouble isn't in the text. `key` is such as `[projects.lamp] soak`.
-    """
-
-    def __init__(self, file: str, reason: str, line: int | None = None, key: str = "") -> None:
-        self.file = file
-        self.line = line
-        self.key = key
-        self.reason = reason if reason.isprintable() else ascii(reason)
-        shown = file if file.isprintable() else ascii(file)
-        place = ", ".join(part for part in (shown, "" if line is None else f"line {line}", key) if part)
-        super().__init__(f"{place}: {self.reason}")
+ACCESS_KEYS = tuple(_ACCESS_READERS)
+"""The keys of `[access]`."""
 
 
 @attrs.frozen
@@ -110,11 +105,13 @@ class Policy:
     """What the operator wants.
 
     `max_downloads` is how many downloads the whole server has at once, None for no bound. `names` are the names of
-    devices by their ids. `digest` is the SHA-256 of the text in lower-case hexadecimal, empty where there is none.
+    devices by their ids. `access` is who may ask. `digest` is the SHA-256 of the text in lower-case hexadecimal, empty
+    where there is none.
     """
 
     max_downloads: int | None = None
     names: Mapping[str, str] = attrs.field(factory=dict)
+    access: Access = attrs.field(factory=Access)
     digest: str = attrs.field(default="", eq=False)
     _top: Rules = DEFAULT_RULES
     _projects: Mapping[str, Rules] = attrs.field(factory=dict)
@@ -152,35 +149,10 @@ def read_policy(text: str, file: str) -> Policy:
     # Editors of Windows put it at the beginning, where TOML has no place for it.
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
     try:
-        data = _parse(text, file)
+        data = parse_toml(text, file)
         return _Reader(file, find_lines(text), digest).read(data)
     except RecursionError:
         raise PolicyError(file, "lists or tables are too deep inside one another; no key needs that") from None
-
-
-def _parse(text: str, file: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _syntax_error(file, text, str(error)) from None
-    except ValueError:
-        # Python's own bound.
-        raise PolicyError(file, "a number has too many digits; write a smaller one") from None
-
-
-_PLACE = re.compile(r"(.*) \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)", re.DOTALL)
-
-
-def _syntax_error(file: str, text: str, message: str) -> PolicyError:
-    """Say where a text isn't TOML, given what `tomllib` says."""
-    found = _PLACE.fullmatch(message)
-    what, number, column = found.groups() if found else (message, None, None)
-    line = int(number) if number else text.rstrip().count("\n") + 1
-    what = what[:1].lower() + what[1:]
-    advice = "texts, versions and times are written in quotes" if "alue" in what or "newline" in what else "see toml.io"
-    if "overwrite" in what or "twice" in what:
-        advice = "each key and table is written once"
-    return PolicyError(file, f"no TOML{f' at column {column}' if column else ''}: {what}; {advice}", line)
 
 
 @attrs.frozen
@@ -201,14 +173,19 @@ class _Reader:
         self._file = file
         self._lines = lines
         self._digest = digest
+        self._tokens: dict[bytes, tuple[Path, Holder]] = {}
 
     def read(self, data: Mapping[str, Any]) -> Policy:
         """Return the policy. Raises PolicyError."""
-        tables = {name: data.get(name, {}) for name in _TABLES}
+        tables = {name: data.get(name, {}) for name in TABLES}
         for name, table in tables.items():
             if not isinstance(table, dict):
-                raise self._error((name,), f"{show_value(table)} can't be; write tables {_TABLES[name]}")
-        top = self._settings((), {key: data[key] for key in data if key not in _TABLES}, _PROJECT_READERS)
+                raise self._error((name,), f"{show_value(table)} can't be; write tables {TABLES[name]}")
+        access = data.get("access", {})
+        if not isinstance(access, dict):
+            raise self._error(("access",), f"{show_value(access)} can't be; write a table [access]")
+        plain = {key: data[key] for key in data if key not in TABLES and key != "access"}
+        top = self._settings((), plain, _PROJECT_READERS)
         downloads = top.get("max-downloads")
         # That of the top is for the whole server, and not for each project.
         general = _values({key: setting for key, setting in top.items() if key != "max-downloads"})
@@ -219,10 +196,14 @@ class _Reader:
             own = self._settings(path, table, _PROJECT_READERS)
             projects[name] = Rules(**{**general, **_values(own)}, origins={**origins, **self._origins(own)})
         devices, names = self._devices(tables["devices"])
-        groups = self._groups(tables["groups"], devices, {name: device for device, name in names.items()})
+        ids = {name: device for device, name in names.items()}
+        for device, settings in devices.items():
+            self._take_tokens(settings.pop("token", None), Holder(device))
+        groups = self._groups(tables["groups"], devices, ids)
         return Policy(
             None if downloads is None else downloads.value,
             names,
+            self._access(access if "access" in data else None, ids),
             self._digest,
             Rules(**general, origins=origins),
             projects,
@@ -232,8 +213,36 @@ class _Reader:
             },
         )
 
+    def _access(self, table: Mapping[str, Any] | None, ids: Mapping[str, str]) -> Access:
+        """Read who may ask; `table` is `[access]`, if it is there, and `ids` are those of devices by their names."""
+        settings = self._settings(("access",), table or {}, _ACCESS_READERS)
+        self._take_tokens(settings.get("token"), ANYBODY)
+        setting = settings.get("devices")
+        if setting is None:
+            if table is None and not self._tokens:
+                return Access(ids=ids)
+            path = ("access",) if table is not None else next(iter(self._tokens.values()))[0]
+            raise self._error(path, 'nothing says whether tokens are asked for; write [access] devices = "token"')
+        mode = Mode(setting.value)
+        if mode is Mode.TOKEN and not self._tokens:
+            raise self._error(setting.path, "nobody has a token, so that nobody could ask; " + MAKE_TOKEN)
+        tokens = ((digest, holder) for digest, (_, holder) in self._tokens.items())
+        return Access.make(mode, line_of(self._lines, setting.path), ids, tokens)
+
+    def _take_tokens(self, setting: _Setting | None, holder: Holder) -> None:
+        """Note to whom tokens belong, which may be nobody else's."""
+        if setting is None:
+            return
+        for number, digest in enumerate(setting.value):
+            path: Path = (*setting.path, number)
+            other = self._tokens.get(digest)
+            if other is not None:
+                line = line_of(self._lines, other[0])
+                raise self._error(path, f"is the same token as in line {line}, and each is for one use; {MAKE_TOKEN}")
+            self._tokens[digest] = (path, holder)
+
     def _error(self, path: Path, reason: str) -> PolicyError:
-        table, key = _title(path)
+        table, key = title_of(path)
         place = " ".join(part for part in (table, key) if part and part != TOP)
         return PolicyError(self._file, reason, line_of(self._lines, path), place)
 
@@ -247,7 +256,7 @@ class _Reader:
         """Go through the tables of one kind: the name of each, its path, and what is in it."""
         for name, table in tables.items():
             if not isinstance(table, dict):
-                raise self._error((kind, name), f"{show_value(table)} can't be; write a table {_TABLES[kind]}")
+                raise self._error((kind, name), f"{show_value(table)} can't be; write a table {TABLES[kind]}")
             yield name, (kind, name), table
 
     def _settings(self, path: Path, table: Mapping[str, Any], readers: _Readers) -> _Settings:
@@ -266,7 +275,7 @@ class _Reader:
 
     def _origins(self, settings: _Settings) -> dict[str, Origin]:
         return {
-            key: Origin(_title(setting.path)[0], line_of(self._lines, setting.path))
+            key: Origin(title_of(setting.path)[0], line_of(self._lines, setting.path))
             for key, setting in settings.items()
         }
 
@@ -328,9 +337,13 @@ class _Reader:
             members = settings.pop("members", None)
             if members is None:
                 raise self._error(path, 'has no members; write members = ["5C:CF:7F:00:11:22"]')
+            tokens = settings.pop("token", None)
+            found: list[str] = []
             for number, text in enumerate(members.value):
                 device = self._find_device(text, (*members.path, number), named)
+                found.append(device)
                 self._join(groups.setdefault(device, {}), settings, device, devices.get(device, {}))
+            self._take_tokens(tokens, Holder(members=frozenset(found)))
         return groups
 
     def _join(self, joined: _Settings, settings: _Settings, device: str, own: _Settings) -> None:
@@ -340,7 +353,7 @@ class _Reader:
             if other.value != setting.value and key not in own:
                 raise self._error(
                     setting.path,
-                    f"contradicts {_title(other.path)[0]} (line {line_of(self._lines, other.path)}), "
+                    f"contradicts {title_of(other.path)[0]} (line {line_of(self._lines, other.path)}), "
                     f'where {device} is a member, too; say what holds in [devices."{device}"]',
                 )
 
@@ -360,25 +373,12 @@ def _values(settings: _Settings) -> dict[str, Any]:
     return {key.replace("-", "_"): setting.value for key, setting in settings.items()}
 
 
-_BARE = re.compile(r"[A-Za-z0-9_-]{1,40}", re.ASCII)
-
-
-def _title(path: Path) -> tuple[str, str]:
-    """Write a path for people: the table, and the key in it."""
-    length = 2 if path and path[0] in _TABLES else 0
-    table = f"[{_join_keys(path[:length])}]" if length else TOP
-    return table, _join_keys(path[length:])
-
-
-def _join_keys(path: Path) -> str:
-    return ".".join(key if _BARE.fullmatch(key) else show(key) for key in path if isinstance(key, str))
-
-
 def _advise(key: str, value: object, known: Iterable[str], inside: bool) -> str:
     """Say what was meant by an unknown key; `inside` is whether it stands in a table."""
     places = {
         "at the top": _PROJECT_READERS,
         "in [projects.NAME]": _PROJECT_READERS,
+        "in [access]": _ACCESS_READERS,
         'in [devices."ID"]': _DEVICE_READERS,
         "in [groups.NAME]": _GROUP_READERS,
     }
@@ -386,8 +386,8 @@ def _advise(key: str, value: object, known: Iterable[str], inside: bool) -> str:
     right = [place for place, readers in places.items() if key in readers and not table]
     if right:
         return f"it belongs {' or '.join(right)}"
-    if inside and key in _TABLES:
-        return f"write {_TABLES[key]}"
-    names = list(_TABLES if table and not inside else known)
+    if inside and key in TABLES:
+        return f"write {TABLES[key]}"
+    names = [*TABLES, "access"] if table and not inside else list(known)
     close = difflib.get_close_matches(key[:40].lower().replace("_", "-"), names, 1)
     return f"did you mean {close[0]}?" if close else f"known are {', '.join(names)}"

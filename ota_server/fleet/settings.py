@@ -5,6 +5,7 @@ Each reader takes the value as `tomllib` returns it, and raises SettingError.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from datetime import date, time
@@ -25,6 +26,13 @@ MAX_SOAK = 366 * 86400.0
 
 MAX_DEVICE_NAME = 64
 """The longest name of a device, in characters."""
+
+MAX_COMMON_NAME = 64
+"""The longest name of a certificate's subject, in characters (RFC 5280, appendix A.1)."""
+
+CERTIFICATE_PREFIX = "CN="
+"""How the id of a device begins that is known by the name in its certificate alone. No MAC address and no chip id does,
+so that no header can tell such an id."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?([smhd]?)", re.ASCII)
@@ -256,13 +264,21 @@ _NEARLY_MAC = re.compile(
 def read_device(text: str) -> str | None:
     """Return a device's id as check-ins tell it, or None for a text that is none.
 
-    It is a MAC address in either case, with `:`, `-` or nothing between its bytes, returned as `5C:CF:7F:00:11:22`, or
-    a decimal chip id. Raises SettingError for what can only be meant for a MAC address, and isn't one.
+    It is a MAC address in either case, with `:`, `-` or nothing between its bytes, returned as `5C:CF:7F:00:11:22`,
+    a decimal chip id, or `CN=` and the name in a client certificate. Raises SettingError for what can only be meant
+    for one of these, and isn't one.
     """
     if _MAC.fullmatch(text):
         digits = text.replace(":", "").replace("-", "").upper()
         return ":".join(digits[at : at + 2] for at in range(0, 12, 2))
     if _CHIP_ID.fullmatch(text):
+        return text
+    if text.startswith(CERTIFICATE_PREFIX):
+        if not is_common_name(text.removeprefix(CERTIFICATE_PREFIX)):
+            raise SettingError(
+                f"{show(text)} is no name of a certificate; behind CN= it has from 1 to {MAX_COMMON_NAME} printable "
+                "characters, and no blanks around them"
+            )
         return text
     if _NEARLY_MAC.fullmatch(text):
         raise SettingError(
@@ -271,14 +287,60 @@ def read_device(text: str) -> str | None:
     return None
 
 
+def is_common_name(text: str) -> bool:
+    """Say whether the name of a certificate's subject can stand for a device."""
+    return 0 < len(text) <= MAX_COMMON_NAME and text.isprintable() and text.strip() == text
+
+
 def read_device_name(value: object) -> str:
     """Read what people call a device."""
     if not isinstance(value, str):
         raise SettingError(f'{show_value(value)} is no name; write a text in quotes, such as "kitchen"')
     if not value.strip() or not value.isprintable() or len(value) > MAX_DEVICE_NAME:
         raise SettingError(f"{show(value)} can't be a name; it has from 1 to {MAX_DEVICE_NAME} printable characters")
-    if _MAC.fullmatch(value) or _CHIP_ID.fullmatch(value) or _NEARLY_MAC.fullmatch(value):
+    forms = (_MAC, _CHIP_ID, _NEARLY_MAC)
+    if value.startswith(CERTIFICATE_PREFIX) or any(form.fullmatch(value) for form in forms):
         raise SettingError(f"{show(value)} can't be a name, since it looks like an id of a device; choose another")
+    return value
+
+
+MAKE_TOKEN = "make one with: ota-server make-token"  # noqa: S105 - no token, but advice
+"""What to do where a token is missing or wrong."""
+
+_TOKEN_HASH = re.compile(r"sha256:([0-9A-Fa-f]{64})", re.ASCII)
+_EMPTY_HASH = hashlib.sha256(b"").digest()
+
+
+def read_tokens(value: object) -> tuple[bytes, ...]:
+    """Read the hash of a token, or a list of them; returned as the 32 bytes of each SHA-256.
+
+    No error shows the value, since it may be a token that was written there by mistake.
+    """
+    if isinstance(value, str):
+        return (_read_token_hash(value),)
+    if not isinstance(value, list) or not value:
+        raise SettingError('is no hash of a token and no list of some; write one as in "sha256:…"; ' + MAKE_TOKEN)
+    return tuple(read for _, read in _read_items(value, _read_token_hash, "hashes of tokens"))
+
+
+def _read_token_hash(value: object) -> bytes:
+    found = _TOKEN_HASH.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise SettingError(f'is no hash of a token, which is "sha256:" and 64 hexadecimal digits; {MAKE_TOKEN}')
+    digest = bytes.fromhex(found[1])
+    if digest == _EMPTY_HASH:
+        raise SettingError(f"is the hash of an empty token; {MAKE_TOKEN}")
+    return digest
+
+
+ACCESS_MODES = ("open", "token", "certificate")
+"""What may be asked of devices."""
+
+
+def read_access_mode(value: object) -> str:
+    """Read what is asked of devices: `open`, `token` or `certificate`."""
+    if not isinstance(value, str) or value not in ACCESS_MODES:
+        raise SettingError(f'{show_value(value)} can\'t be; write "open", "token" or "certificate"')
     return value
 
 

@@ -15,6 +15,7 @@ from semver import Version
 from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.fleet.policy import (
+    ACCESS_KEYS,
     DEFAULT_POLICY,
     DEVICE_KEYS,
     GROUP_KEYS,
@@ -628,12 +629,13 @@ class DocumentationTests(SynchronousTestCase):
         for kind in ("projects", "devices", "groups"):
             shown.update(key for table in data[kind].values() for key in table)
         self.assertEqual(shown, {*PROJECT_KEYS, *DEVICE_KEYS, *GROUP_KEYS})
+        self.assertEqual({*data["access"]}, {*ACCESS_KEYS})
 
     def test_page(self) -> None:
         """The page has each key in its tables, no others, and its examples can be used as they are."""
         page = (ROOT / "docs" / "policy.md").read_text()
         told = re.findall(r"(?m)^\| `([a-z-]+)` \| [^|]+ \| [^|]+ \|", page)
-        self.assertEqual(set(told), {*PROJECT_KEYS, *DEVICE_KEYS, *GROUP_KEYS})
+        self.assertEqual(set(told), {*PROJECT_KEYS, *DEVICE_KEYS, *GROUP_KEYS, *ACCESS_KEYS})
         examples = re.findall(r"(?ms)^```toml\n(.*?)^```$", page)
         self.assertGreater(len(examples), 1)
         for text in examples:
