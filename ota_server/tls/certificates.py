@@ -22,7 +22,8 @@ PrivateKey = RSAPrivateKey | EllipticCurvePrivateKey
 MAX_FILE_SIZE = 1_000_000
 """The largest PEM file that is read, in bytes."""
 
-_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+# A block ends at the next five dashes: a search beyond them would take minutes in a large file without ends.
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]++)-----(?:[^-]++|-(?!----))*+-----END \1-----")
 
 
 class CertificateError(Exception):
@@ -91,7 +92,7 @@ def describe(certificate: x509.Certificate) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
         name = next(iter(names.value.get_values_for_type(x509.DNSName)), "")
-    except (x509.ExtensionNotFound, ValueError):
+    except Exception:  # noqa: BLE001 - there is none, or the extensions are damaged, which may show in many ways
         name = ""
     try:
         common = next((str(each.value) for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)), "")
