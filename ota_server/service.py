@@ -31,6 +31,7 @@ from ota_server.forgetful import Forgetful
 from ota_server.keeper import FleetKeeper
 from ota_server.policy_watch import PolicyWatcher, load_policy
 from ota_server.signals import HangupService
+from ota_server.supervise import SupervisorService
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite
 from ota_server.web.tree import DeviceRoot
@@ -250,4 +251,6 @@ def make_ota_service(
     hangup = HangupService(reactor)
     for part in (hangup, writers, readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
         part.setServiceParent(whole)
+    # The last to start and the first to stop, so that it is told the truth.
+    SupervisorService(shelf, reactor).setServiceParent(whole)
     return whole
