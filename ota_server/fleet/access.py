@@ -107,14 +107,15 @@ class Access:
         """Whether devices have to bring something."""
         return self.mode in (Mode.TOKEN, Mode.CERTIFICATE)
 
-    def judge(self, token: bytes | None, subject: str | None, headers: Headers) -> str | Refusal | None:
+    def judge(self, headers: Headers, query: bytes, subject: str | None) -> str | Refusal | None:
         """Return the id of the device that a request proves to come from, None for nobody in particular, or a Refusal.
 
-        `token` is what the request brings: None without any, and b"" for what can't be one. `subject` is the name
-        that the connection's certificate proves, if any.
+        `query` is what stands behind the question mark of the address. `subject` is the name that the connection's
+        certificate proves, if any.
         """
         proven = None if subject is None else self._identify(subject)
         if self.mode is Mode.TOKEN:
+            token = read_token(headers, query)
             if token is None:
                 return TOKEN_NEEDED
             holder = self._find(token)

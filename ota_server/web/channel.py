@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 
+from ota_server.tls.identity import read_subject
 from ota_server.web.arrival import Arrival, Reading, count_acknowledged, read_socket
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class DeviceChannel(HTTPChannel):
     """Whether it is of interest how far this connection has got when it ends."""
     last_progress: Reading | None = None
     """How far a watched connection had got when it ended, where the operating system tells."""
+    _subject: str | None = None
+    _subject_known = False
     _started = False
     """Whether Twisted's HTTP machinery runs: it holds back a client that doesn't take its answers."""
     _plain = True
@@ -78,6 +81,17 @@ class DeviceChannel(HTTPChannel):
         if not self._started:
             self._started = True
             super().connectionMade()
+
+    def read_subject(self) -> str | None:
+        """Return the name that the connection's client certificate proves, if any: found once for each connection."""
+        if not self._subject_known:
+            self._subject_known = True
+            # Only TLS has such a thing, and only where the port asked for one there is one.
+            ask = getattr(self.transport, "getPeerCertificate", None)
+            certificate = None if ask is None else ask()
+            if certificate is not None:
+                self._subject = read_subject(certificate, self.site.reactor.seconds())
+        return self._subject
 
     def pauseProducing(self) -> None:
         """Note that the client doesn't take what is sent."""

@@ -188,12 +188,15 @@ class FirmwareResource(Resource):
         self._project = project
         self._deliveries = deliveries
 
-    def answer_check(self, headers: Headers, query: bytes, peer: IAddress, log_decisions: bool) -> bytes | None:
+    def answer_check(
+        self, headers: Headers, query: bytes, peer: IAddress, log_decisions: bool, proven: str | None
+    ) -> bytes | None:
         """Return the header fields of a 304, in wire form, where that is the answer; otherwise None.
 
-        `query` is what stands behind the question mark of the address.
+        `query` is what stands behind the question mark of the address, `proven` the id of the device where something
+        proves it.
         """
-        check_in = read_check_in(self._channel, self._project, headers, query)
+        check_in = read_check_in(self._channel, self._project, headers, query, proven)
         # Where the answer is another one, `render` asks once more: a check-in that comes twice at a time counts once.
         decision = self._decider.answer(check_in, self._catalog, getattr(peer, "host", ""))
         if not isinstance(decision, UpToDate | Withhold):
@@ -205,7 +208,7 @@ class FirmwareResource(Resource):
     def render(self, request: DeviceRequest) -> int:
         """Decide, and answer as decided."""
         headers = dict(request.requestHeaders.getAllRawHeaders())
-        check_in = read_check_in(self._channel, self._project, headers, request.query)
+        check_in = read_check_in(self._channel, self._project, headers, request.query, request.proven)
         peer = request.getClientAddress()
         address = getattr(peer, "host", "")
         decision = self._decider.answer(check_in, self._catalog, address)

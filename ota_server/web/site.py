@@ -17,7 +17,10 @@ from twisted.web import http, server
 from twisted.web.http import NOT_MODIFIED, RESPONSES, datetimeToString
 from twisted.web.resource import IResource
 
+from ota_server.fleet.access import Refusal, strip_token
+from ota_server.fleet.policy import DEFAULT_POLICY, Policy
 from ota_server.web.channel import DeviceChannel
+from ota_server.web.gate import Gate
 from ota_server.web.quick import read_head
 
 if TYPE_CHECKING:
@@ -67,6 +70,14 @@ class DeviceRequest(server.Request):
     site: DeviceSite
     gone = False
     """Whether the connection has ended before the answer."""
+    proven: str | None = None
+    """The id of the device, where a token or a certificate proves it."""
+    brought: bytes | None = None
+    """The query as it came, once the gate has taken the token out of it."""
+
+    def __repr__(self) -> str:
+        """Show the request without what stands behind the question mark, which may be a secret."""
+        return f"<{type(self).__name__} {self.method!r} {getattr(self, 'path', None)!r}>"
 
     def connectionLost(self, reason: Failure) -> None:
         """Note that nobody waits for the answer any more."""
@@ -111,6 +122,9 @@ class DeviceRequest(server.Request):
     def process(self) -> None:
         """Find the resource and let it answer; a failure is answered with 500, without a word of its inside."""
         self.site = self.channel.site
+        gate = self.site.gate
+        if gate is not None and not gate.admit(self):
+            return
         self.prepath = []
         self.postpath = [unquote_to_bytes(part) if b"%" in part else part for part in self.path[1:].split(b"/")]
         try:
@@ -158,7 +172,10 @@ class DeviceRequest(server.Request):
 
 
 class DeviceSite(server.Site):
-    """The HTTP server at the device door; `silence` is SILENCE, but for tests."""
+    """The HTTP server at the device door; `silence` is SILENCE, but for tests.
+
+    `asks_for_certificates` says whether connections may come with a client certificate that was checked.
+    """
 
     requestFactory = DeviceRequest
     protocol: Any = DeviceChannel
@@ -166,13 +183,30 @@ class DeviceSite(server.Site):
     resource: DeviceRoot
     log_decisions = False
     """Whether decisions are logged at info: where that isn't written, making the events costs too much."""
+    gate: Gate | None = None
+    """What judges each request; None while all may ask and nobody can prove anything."""
     logger = Logger()
 
-    def __init__(self, resource: DeviceRoot, reactor: IReactorTime, *, silence: float = SILENCE) -> None:
+    def __init__(
+        self,
+        resource: DeviceRoot,
+        reactor: IReactorTime,
+        *,
+        silence: float = SILENCE,
+        asks_for_certificates: bool = False,
+    ) -> None:
         super().__init__(resource, timeout=silence, reactor=reactor, parsePOSTFormSubmission=False)
+        self._asks_for_certificates = asks_for_certificates
+        self._gate = Gate(reactor)
+        self.take_policy(DEFAULT_POLICY)
         self._heads: dict[tuple[bytes, bool, bytes, bytes], bytes] = {}
         self._date = b""
         self._date_of = -1
+
+    def take_policy(self, policy: Policy) -> None:
+        """Let in who may come by a policy, from the next request on."""
+        self._gate.access = policy.access
+        self.gate = self._gate if policy.access.closed or self._asks_for_certificates else None
 
     def log(self, request: http.Request) -> None:
         """Write no access log: decisions and downloads are logged where they are made."""
@@ -196,7 +230,14 @@ class DeviceSite(server.Site):
             resource = self.resource.find_firmware(request.path)
             if resource is None:
                 return None
-            fields = resource.answer_check(request.headers, request.query, channel.getPeer(), self.log_decisions)
+            query, proven = request.query, None
+            gate = self.gate
+            if gate is not None:
+                verdict = gate.judge(request.headers, query, channel)
+                if isinstance(verdict, Refusal):
+                    return None
+                query, proven = strip_token(query), verdict
+            fields = resource.answer_check(request.headers, query, channel.getPeer(), self.log_decisions, proven)
         except Exception:  # noqa: BLE001 - it fails once more on the long way, where the client is told
             return None
         if fields is None:

@@ -33,7 +33,7 @@ class ReadingTests(SynchronousTestCase):
         """Without a word of access it is open, and known to be unsaid."""
         for policy in (DEFAULT_POLICY, read(""), read("hold = true")):
             self.assertEqual((policy.access.mode, policy.access.closed), (None, False))
-            self.assertIsNone(policy.access.judge(None, None, {}))
+            self.assertIsNone(policy.access.judge({}, b"", None))
 
     def test_modes(self) -> None:
         """What is asked of devices, and on which line that was said."""
@@ -53,25 +53,25 @@ class ReadingTests(SynchronousTestCase):
         ).access
         told = {b"X-Esp32-Sta-Mac": [OTHER.encode()]}
         for token, nobody, other in (
-            (b"a", None, None),
-            (b"b", None, None),
-            (b"c", MAC, WRONG_DEVICE),
-            (b"d", None, None),
-            (b"e", TOKEN_WRONG, TOKEN_WRONG),
-            (None, TOKEN_NEEDED, TOKEN_NEEDED),
+            (b"token=a", None, None),
+            (b"token=b", None, None),
+            (b"token=c", MAC, WRONG_DEVICE),
+            (b"token=d", None, None),
+            (b"token=e", TOKEN_WRONG, TOKEN_WRONG),
+            (b"", TOKEN_NEEDED, TOKEN_NEEDED),
         ):
-            self.assertEqual((token, access.judge(token, None, {})), (token, nobody))
-            self.assertEqual((token, access.judge(token, None, told)), (token, other))
+            self.assertEqual((token, access.judge({}, token, None)), (token, nobody))
+            self.assertEqual((token, access.judge(told, token, None)), (token, other))
         stranger = {b"X-Esp32-Sta-Mac": [b"24:6F:28:00:00:02"]}
-        self.assertEqual(access.judge(b"d", None, stranger), WRONG_DEVICE)
-        self.assertIsNone(access.judge(b"a", None, stranger))
+        self.assertEqual(access.judge(stranger, b"token=d", None), WRONG_DEVICE)
+        self.assertIsNone(access.judge(stranger, b"token=a", None))
 
     def test_two_groups(self) -> None:
         """A device may be in two groups that have tokens of their own: these don't contradict one another."""
         text = f'[access]\n{TOKEN}\n[groups.g]\nmembers = ["7"]\ntoken = <a>\n[groups.h]\nmembers = ["7"]\ntoken = <b>'
         access = read(text).access
         told = {b"X-Esp8266-Mode": [b"sketch"], b"X-Esp8266-Chip-Id": [b"7"]}
-        self.assertEqual([access.judge(token, None, told) for token in (b"a", b"b")], [None, None])
+        self.assertEqual([access.judge(told, token, None) for token in (b"token=a", b"token=b")], [None, None])
 
     def test_tokens_are_no_rules(self) -> None:
         """Rules know nothing of tokens, nor does what is printed of a policy."""
@@ -86,7 +86,7 @@ class ReadingTests(SynchronousTestCase):
     def test_capital_digits(self) -> None:
         """Hexadecimal digits may be capitals."""
         text = f'[access]\n{TOKEN}\ntoken = "sha256:{hashlib.sha256(b"a").hexdigest().upper()}"'
-        self.assertIsNone(read(text).access.judge(b"a", None, {}))
+        self.assertIsNone(read(text).access.judge({}, b"token=a", None))
 
     def test_names_of_certificates(self) -> None:
         """`CN=` and a name is the id of a device, in tables of its own and as a member."""
