@@ -45,6 +45,7 @@ _COMMANDS = {
     "rollout": ("ota_server.orders", "run_rollout"),
     "device": ("ota_server.orders", "run_device"),
     "simulate": ("ota_server.simulate", "simulate"),
+    "make-cert": ("ota_server.make_cert", "make_cert"),
 }
 
 
