@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -35,10 +34,11 @@ class Credential:
     """What a server proves itself by: a private key, and the chain of its certificate.
 
     `chain` begins with the certificate of the key, and each is followed by that of its issuer. The root is left out:
-    a client trusts it already or not at all, and small clients have no room to spare. `unused` are certificates of
-    the file that don't belong to the chain.
+    a client trusts it already or not at all, and small clients have no room to spare. `file` is where the chain was
+    read, `unused` are certificates of it that don't belong to the chain.
     """
 
+    file: Path
     key: PrivateKey = attrs.field(repr=False)
     chain: tuple[x509.Certificate, ...]
     unused: tuple[x509.Certificate, ...] = ()
@@ -76,7 +76,7 @@ def load_credential(certificate: Path, key: Path | None = None) -> Credential:
         raise CertificateError(f"no certificate in {certificate} belongs to {beside}")
     chain = _order(leaf, certificates)
     unused = tuple(each for each in certificates if each not in chain and not _is_root(each))
-    return Credential(private_key, chain, unused)
+    return Credential(certificate, private_key, chain, unused)
 
 
 def load_authorities(path: Path) -> tuple[x509.Certificate, ...]:
@@ -100,11 +100,6 @@ def describe(certificate: x509.Certificate) -> str:
     except ValueError:
         text = f"serial {certificate.serial_number:x}"
     return text if text.isprintable() and len(text) <= 200 else ascii(text[:200])
-
-
-def earliest_end(certificates: Iterable[x509.Certificate]) -> datetime | None:
-    """Return when the first of some certificates ends, in UTC; None where there is none."""
-    return min((each.not_valid_after_utc for each in certificates), default=None)
 
 
 def _read_blocks(path: Path) -> list[tuple[bytes, bytes]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -80,17 +82,36 @@ def make_context(
 
 def _use(context: SSL.Context, credential: Credential) -> None:
     """Prove oneself by a credential. Raises CertificateError."""
-    # OpenSSL keeps a chain for each certificate only where it reads the file itself.
+    chain = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in credential.chain)
+    try:
+        # OpenSSL keeps a chain for each certificate only where it reads the file itself.
+        with _as_file(chain) as name:
+            context.use_certificate_chain_file(name)
+        context.use_privatekey(crypto.PKey.from_cryptography_key(credential.key))
+        context.check_privatekey()
+    except SSL.Error as error:
+        raise CertificateError(f"OpenSSL refuses the certificate in {credential.file}: {_explain(error)}") from None
+    except OSError as error:
+        raise CertificateError(f"{credential.file} can't be handed to OpenSSL: {error.strerror or error}") from None
+
+
+@contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    """Give bytes a name by which they can be opened. Raises OSError."""
+    name = ""
+    if hasattr(os, "memfd_create"):
+        # In memory: there may be no folder to write to, as in a container that is read-only.
+        with open(os.memfd_create("chain"), "wb") as memory:
+            memory.write(data)
+            memory.flush()
+            name = f"/proc/self/fd/{memory.fileno()}"
+            if os.path.exists(name):
+                yield name
+                return
     with tempfile.NamedTemporaryFile(suffix=".pem") as file:
-        for certificate in credential.chain:
-            file.write(certificate.public_bytes(Encoding.PEM))
+        file.write(data)
         file.flush()
-        try:
-            context.use_certificate_chain_file(file.name)
-            context.use_privatekey(crypto.PKey.from_cryptography_key(credential.key))
-            context.check_privatekey()
-        except SSL.Error as error:
-            raise CertificateError(f"OpenSSL refuses the certificate: {_explain(error)}") from None
+        yield file.name
 
 
 def _ask_for_certificates(context: SSL.Context, authorities: Sequence[x509.Certificate], *, optional: bool) -> None:

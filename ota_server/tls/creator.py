@@ -19,7 +19,6 @@ from zope.interface import implementer
 from ota_server.tls.certificates import (
     CertificateError,
     Credential,
-    earliest_end,
     load_authorities,
     load_credential,
 )
@@ -69,7 +68,7 @@ class TlsFiles:
         """Read them. Blocks. Raises CertificateError."""
         identities = self.identify()
         credentials: list[Credential] = []
-        expiries = []
+        expiries: list[Expiry] = []
         for certificate, key in self.credentials:
             credential = load_credential(certificate, key)
             if any(other.kind == credential.kind for other in credentials):
@@ -82,8 +81,8 @@ class TlsFiles:
         authorities: tuple[x509.Certificate, ...] = ()
         if self.client_authorities is not None:
             authorities = load_authorities(self.client_authorities)
-            expiries += [Expiry.of(each, str(self.client_authorities)) for each in authorities]
-        return Loaded(identities, tuple(credentials), authorities, tuple(expiries))
+        others = tuple(Expiry.of(each, str(self.client_authorities)) for each in authorities)
+        return Loaded(identities, tuple(credentials), authorities, tuple(expiries), others)
 
 
 @attrs.frozen
@@ -93,13 +92,18 @@ class Loaded:
     identities: FileIdentities
     credentials: tuple[Credential, ...]
     authorities: tuple[x509.Certificate, ...]
-    expiries: tuple[Expiry, ...]
+    own_expiries: tuple[Expiry, ...]
+    authority_expiries: tuple[Expiry, ...]
 
     @property
-    def ends(self) -> float:
-        """When the first of the server's own certificates ends, in seconds since 1970."""
-        end = earliest_end(each for credential in self.credentials for each in credential.chain)
-        return end.timestamp() if end is not None else 0.0
+    def expiries(self) -> tuple[Expiry, ...]:
+        """When all of the certificates end."""
+        return self.own_expiries + self.authority_expiries
+
+    @property
+    def first_to_end(self) -> Expiry:
+        """The one of the server's own certificates that ends first."""
+        return min(self.own_expiries, key=lambda expiry: expiry.ends)
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -155,9 +159,8 @@ class DeviceTls:
         """Read the files anew, for `take`. Blocks. Raises CertificateError; what is in use stays so."""
         loaded = self.files.load()
         now = self._now()
-        if loaded.ends <= now < self.loaded.ends:
-            first = min(loaded.expiries, key=lambda expiry: expiry.ends)
-            raise CertificateError(first.tell(now))
+        if loaded.first_to_end.ends <= now < self.loaded.first_to_end.ends:
+            raise CertificateError(loaded.first_to_end.tell(now))
         return loaded, self.make_contexts(loaded)
 
     def take(self, loaded: Loaded, contexts: tuple[SSL.Context, ...]) -> None:

@@ -44,7 +44,7 @@ class Expiry:
         if self.days_left(now) <= 0:
             return f"the certificate of {self.name} in {self.file} ended on {when}: renew it, devices refuse it"
         days = int(self.days_left(now))
-        left = f"in {days} days" if days > 1 else "within two days" if days else "today"
+        left = f"in {days} days" if days > 1 else "within two days" if days else "within a day"
         return f"the certificate of {self.name} in {self.file} ends {left}, on {when}: renew it"
 
 

@@ -44,6 +44,7 @@ class TlsFollower:
         self._next: IDelayedCall | None = None
         self._looking: Deferred[None] | None = None
         self._again = False
+        self._failure = ""
         self._seen: FileIdentities = tls.loaded.identities
         self._judged: FileIdentities = tls.loaded.identities
         self._rotated = reactor.seconds()
@@ -92,27 +93,36 @@ class TlsFollower:
         try:
             seen = await deferToThreadPool(self._reactor, self._pool, self._tls.files.identify)
             settled, self._seen = seen == self._seen, seen
+            if not self._running:
+                return
             if anyway or (settled and seen != self._judged):
-                await self._take_up(seen)
+                await self._take_up(seen, anyway)
             elif self._reactor.seconds() - self._rotated >= SESSION_LIFETIME:
                 await self._rotate()
-            self._warn()
-        except Exception:  # noqa: BLE001 - the files are looked at again, whatever it was
-            self.log.failure("following the certificates failed; it is tried again")
+            self._failure = ""
+        except Exception as error:  # noqa: BLE001 - the files are looked at again, whatever it was
+            before, self._failure = self._failure, repr(error)
+            if before != self._failure:
+                self.log.failure("following the certificates failed; it is tried again")
         if self._running:
+            self._warn()
             again, self._again = self._again, False
             if again:
                 self._look(anyway=True)
             else:
                 self._next = self._reactor.callLater(INTERVAL, self._look)
 
-    async def _take_up(self, seen: FileIdentities) -> None:
-        """Read the files; use what they hold, or go on with what is in use and say so."""
+    async def _take_up(self, seen: FileIdentities, anyway: bool) -> None:
+        """Read the files; use what they hold, or go on with what is in use and say so.
+
+        `anyway` says that somebody asked for it, who is told of a trouble again.
+        """
         try:
             loaded, contexts = await deferToThreadPool(self._reactor, self._pool, self._tls.load)
         except CertificateError as error:
             self._judged = seen
-            self._tell(str(error))
+            if self._running:
+                self._tell(str(error), anyway)
             return
         # What was read may be newer than what was seen before.
         self._judged = loaded.identities
@@ -137,10 +147,10 @@ class TlsFollower:
         self._tls.take(loaded, contexts)
         self._rotated = self._reactor.seconds()
 
-    def _tell(self, trouble: str) -> None:
-        """Log a trouble once, and its end; what was in use before stays so meanwhile."""
+    def _tell(self, trouble: str, again: bool = False) -> None:
+        """Log a trouble once, or `again`, and its end; what was in use before stays so meanwhile."""
         before, self.trouble = self.trouble, trouble
-        if trouble and trouble != before:
+        if trouble and (again or trouble != before):
             self.log.critical("{trouble} (the certificate loaded before stays in use)", trouble=trouble)
         elif before and not trouble:
             self.log.warn("over: {trouble}", trouble=before)
@@ -150,4 +160,5 @@ class TlsFollower:
         now = self._now()
         for expiry, level in self._warnings.due(self._tls.expiries, now):
             log = self.log.critical if not level else self.log.error if level == WARNING_DAYS[-1] else self.log.warn
-            log("{message}", message=expiry.tell(now))
+            # Fields of the names `message` and `warning` mean something else to Twisted's older log.
+            log("{text}", text=expiry.tell(now))

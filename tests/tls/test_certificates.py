@@ -21,7 +21,6 @@ from ota_server.tls.certificates import (
     CertificateError,
     Credential,
     describe,
-    earliest_end,
     load_authorities,
     load_credential,
 )
@@ -290,9 +289,3 @@ class DescribeTests(FilesCase):
         broken = with_name_twice(ISSUED.certificate)
         self.assertEqual(describe(broken), "ota.example")
         self.assertEqual(self.load(KEY, pem(broken)).chain, (broken,))
-
-    def test_earliest_end(self) -> None:
-        """The end of several is that of the first to end."""
-        soon = ROOT.issue("soon.example", ends=FAR - 86400)
-        self.assertEqual(earliest_end([ISSUED.certificate, soon.certificate]), soon.certificate.not_valid_after_utc)
-        self.assertIs(earliest_end([]), None)
