@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ota_server.firmware.lint import WORDS
+from ota_server.fleet.access import REFUSALS
 from ota_server.fleet.decide import REASONS
 from ota_server.fleet.tracing import describe_steps
 from ota_server.report import LINES
@@ -34,14 +35,15 @@ def unfinished() -> Iterator[str]:
 
 
 def reasons() -> Iterator[str]:
-    """Compare the table of reasons in docs/http.md with those that decisions have."""
+    """Compare the table of reasons in docs/http.md with those that there are."""
     rows = re.findall(r"(?m)^\| `([a-z-]+)` \| [0-9]{3} \| ([^|]+) \|$", (ROOT / "docs" / "http.md").read_text())
     told = dict(rows)
-    for reason in told.keys() ^ REASONS.keys():
-        yield f"reason {reason} is only in one of docs/http.md and ota_server/fleet/decide.py"
-    for reason in told.keys() & REASONS.keys():
-        if not told[reason].startswith(REASONS[reason]):
-            yield f"docs/http.md says of {reason} {told[reason]!r}, the program {REASONS[reason]!r}"
+    meant = {**REASONS, **REFUSALS}
+    for reason in told.keys() ^ meant.keys():
+        yield f"reason {reason} is only in one of docs/http.md and the program"
+    for reason in told.keys() & meant.keys():
+        if not told[reason].startswith(meant[reason]):
+            yield f"docs/http.md says of {reason} {told[reason]!r}, the program {meant[reason]!r}"
 
 
 def lines_and_findings() -> Iterator[str]:

@@ -50,6 +50,7 @@ TOKEN_NEEDED = Refusal(401, "token-needed", b"a token is needed\n", missing=True
 TOKEN_WRONG = Refusal(401, "token-wrong", b"this token is wrong\n")
 CERTIFICATE_NEEDED = Refusal(403, "certificate-needed", b"a certificate is needed\n", missing=True)
 WRONG_DEVICE = Refusal(403, "wrong-device", b"that is another device\n")
+ALL_REFUSALS = (TOKEN_NEEDED, TOKEN_WRONG, CERTIFICATE_NEEDED, WRONG_DEVICE)
 
 REFUSALS = {
     TOKEN_NEEDED.reason: "the policy asks for a token, and the request brings none",

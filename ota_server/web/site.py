@@ -141,7 +141,7 @@ class DeviceRequest(server.Request):
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Log a failure, and answer 500 if nothing was answered yet; otherwise end the connection."""
-        self.site.logger.failure("a request failed: {method} {path}", reason, method=self.method, path=self.path)
+        self.site.logger.failure("a request failed: {method!r} {path!r}", reason, method=self.method, path=self.path)
         if self.startedWriting:
             self.loseConnection()
         else:

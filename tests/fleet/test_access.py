@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.fleet.access import (
+    ALL_REFUSALS,
     ANYBODY,
     CERTIFICATE_NEEDED,
     MAX_CREDENTIALS,
@@ -304,7 +305,6 @@ class RefusalTests(SynchronousTestCase):
 
     def test_texts(self) -> None:
         """Each is one line, too short to be taken for an MD5, and begins as no image does."""
-        refusals = (TOKEN_NEEDED, TOKEN_WRONG, CERTIFICATE_NEEDED, WRONG_DEVICE)
-        self.assertEqual([refusal.reason for refusal in refusals], list(REFUSALS))
-        for refusal in refusals:
+        self.assertEqual([refusal.reason for refusal in ALL_REFUSALS], list(REFUSALS))
+        for refusal in ALL_REFUSALS:
             self.assertRegex(refusal.text, rb"\A[a-z ]{1,30}\n\Z")

@@ -10,6 +10,7 @@ from pathlib import Path
 import attrs
 from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.fleet.access import ALL_REFUSALS
 from ota_server.fleet.decide import REASONS
 from ota_server.web.tree import PATIENCE
 from tests.images import (
@@ -307,6 +308,7 @@ class ReasonTests(SynchronousTestCase):
         self.assertGreater(len(told), 10)
         found = {row.reason: row.code for row in ROWS if b".bin" not in row.path}
         found |= {"starting": 503, "image-changed": 304} | REMEMBERED
+        found |= {refusal.reason: refusal.code for refusal in ALL_REFUSALS}
         for *_, code, reason in POLICIES:
             found.setdefault(reason, code)
         self.assertEqual(told, {reason: found.get(reason) for reason in told})
