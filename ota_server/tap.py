@@ -21,7 +21,7 @@ from ota_server.logs import LEVELS, make_observer
 from ota_server.service import NO_DATABASE, OtaService, PolicySource, make_ota_service
 from ota_server.tls.certificates import CertificateError
 from ota_server.tls.creator import TlsFiles
-from ota_server.tls.endpoint import BACKLOG, make_endpoint
+from ota_server.tls.endpoint import BACKLOG, EndpointStringError, make_endpoint, read_files
 from ota_server.tls.resuming import ResumingReactor
 
 DEFAULT_PORT = "8000"
@@ -142,10 +142,12 @@ def load_keys(file: str) -> tuple[VerifyKey, ...]:
 
 def load_files(file: str) -> TlsFiles:
     """See whether the file of --cert can be used. Raises UsageError."""
-    files = TlsFiles(((Path(file).expanduser().absolute(), None),))
+    if not file:
+        raise usage.UsageError("--cert: name a file")
     try:
+        files = read_files({"cert": file})
         files.load()
-    except CertificateError as problem:
+    except (EndpointStringError, CertificateError) as problem:
         raise usage.UsageError(f"--cert: {problem}") from problem
     return files
 
@@ -195,7 +197,7 @@ def _door(value: str, files: TlsFiles | None) -> tuple[str, IStreamServerEndpoin
 
 def _explain(problem: Exception) -> str:
     """Say in a few words why a text is no endpoint."""
-    if isinstance(problem, CertificateError):
+    if isinstance(problem, CertificateError | EndpointStringError):
         return str(problem)
     if isinstance(problem, OSError):
         return f"{problem.filename}: {problem.strerror}"

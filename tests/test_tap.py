@@ -150,6 +150,34 @@ class OptionsTests(OptionsCase):
         pem.write_bytes(make_pem("localhost"))
         self.assertIn("add --port NUMBER", self.refusal("--cert", str(pem), "--port", "tcp:8000"))
 
+    def test_tls_endpoint(self) -> None:
+        """An endpoint string `device-tls:` speaks HTTPS without --cert, and beside it."""
+        pem = self.folder / "cert.pem"
+        pem.write_bytes(make_pem("localhost"))
+        string = f"device-tls:8443:cert={pem}:interface=127.0.0.1"
+        self.assertEqual([text for text, _ in self.parse("--port", string)["doors"]], [string])
+        doors = self.parse("--cert", str(pem), "--port", "443", "--port", string)["doors"]
+        self.assertEqual([text for text, _ in doors], ["port 443 (HTTPS)", string])
+
+    def test_bad_tls_endpoints(self) -> None:
+        """What is wrong with an endpoint string `device-tls:` is said as such, without a lecture on endpoints."""
+        for value, words in (
+            ("device-tls:443", "device-tls needs a certificate: device-tls:443:cert=fullchain.pem:key=privkey.pem"),
+            ("device-tls:443:cert=/nowhere.pem", "/nowhere.pem can't be read: No such file or directory"),
+            ("haproxy:device-tls:443:cert=/nowhere.pem", "/nowhere.pem can't be read: No such file or directory"),
+            (
+                "haproxy:device-tls:443",
+                "device-tls needs a certificate: device-tls:443:cert=fullchain.pem:key=privkey.pem",
+            ),
+        ):
+            self.assertEqual(self.refusal("--port", value), f"--port {value}: {words}")
+        self.assertIn("device-tls has no crt=; it has cert=, ", self.refusal("--port", "device-tls:443:crt=x"))
+
+    def test_bad_certificate_names(self) -> None:
+        """A --cert without a name, or in the home folder of nobody, is refused in one line."""
+        self.assertEqual(self.refusal("--cert="), "--cert: name a file")
+        self.assertIn("no such home folder", self.refusal("--cert", "~nobody-of-that-name/x.pem"))
+
     def test_bad_certificate(self) -> None:
         """A certificate that can't be used is refused, also when no port would use it."""
         self.assertIn("--cert:", self.refusal("--cert", "/nowhere.pem"))
@@ -257,10 +285,10 @@ class ServiceTests(SynchronousTestCase):
         return [type(part).__name__ for part in makeService(options)]
 
     def test_parts(self) -> None:
-        """The parts are what hears SIGHUP, three thread pools with what uses them, and a door for each port."""
+        """The parts: what hears SIGHUP, three thread pools with their users, doors, and what the supervisor is told."""
         self.assertEqual(
             self.make("--port", "8001", "--port", "8002"),
-            ["HangupService", *["ThreadPoolService"] * 3, *["DoorService"] * 2],
+            ["HangupService", *["ThreadPoolService"] * 3, *["DoorService"] * 2, "SupervisorService"],
         )
 
     def test_nothing_listens_yet(self) -> None:

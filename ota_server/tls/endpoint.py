@@ -20,6 +20,7 @@ from twisted.internet.interfaces import (
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
+from ota_server.tls.certificates import CertificateError
 from ota_server.tls.context import CACHE_SIZE
 from ota_server.tls.creator import DeviceTls, TlsFiles
 from ota_server.tls.expiry import Expiry
@@ -30,6 +31,8 @@ BACKLOG = 4096
 """How many connections may wait to be accepted, as far as the system allows it: after a power cut a fleet comes all
 at once, and Twisted's 50 would make most of it try again."""
 
+MAX_PORT = 65535
+MAX_BACKLOG = 1_000_000
 MAX_SESSIONS = 10_000_000
 _KEYWORDS = (
     "cert",
@@ -44,6 +47,10 @@ _KEYWORDS = (
     "endpoint",
 )
 _ANSWERS = {"yes": True, "no": False}
+
+
+class EndpointStringError(ValueError):
+    """An endpoint string that can't be; its message says why and what to do, on one line."""
 
 
 @implementer(IStreamServerEndpoint)
@@ -154,14 +161,17 @@ class DeviceTlsParser:
     prefix = PREFIX
 
     def parseStreamServer(self, reactor: Any, *args: Any, **kwargs: Any) -> DeviceTlsEndpoint:
-        """Make the endpoint of a string that was taken apart. Raises ValueError and CertificateError."""
+        """Make the endpoint of a string that was taken apart. Raises EndpointStringError and CertificateError."""
         unknown = next((key for key in kwargs if key not in _KEYWORDS), None)
         if unknown is not None:
-            raise ValueError(f"{PREFIX} has no {unknown}=; it has {', '.join(f'{key}=' for key in _KEYWORDS)}")
+            raise EndpointStringError(f"{PREFIX} has no {unknown}=; it has {', '.join(f'{key}=' for key in _KEYWORDS)}")
         options: dict[str, str] = kwargs
-        return make_endpoint(
-            reactor, read_files(options), _read_inner(reactor, args, options), _read_sessions(options.get("sessions"))
-        )
+        sessions = options.get("sessions")
+        number = CACHE_SIZE
+        if sessions is not None:
+            meaning = "it is how many sessions are kept by their ids, such as 100000"
+            number = _read_number("sessions", sessions, MAX_SESSIONS, meaning)
+        return make_endpoint(reactor, read_files(options), _read_inner(reactor, args, options), number)
 
 
 def make_endpoint(
@@ -172,34 +182,43 @@ def make_endpoint(
 
 
 def read_files(options: dict[str, str]) -> TlsFiles:
-    """Read which files the keywords of a string name. Raises ValueError."""
+    """Read which files the keywords of a string name. Raises EndpointStringError."""
     if "cert" not in options:
-        raise ValueError(f"{PREFIX} needs a certificate: {PREFIX}:443:cert=fullchain.pem:key=privkey.pem")
-    credentials = [(_path(options["cert"]), _path_or_none(options.get("key")))]
+        raise EndpointStringError(f"{PREFIX} needs a certificate: {PREFIX}:443:cert=fullchain.pem:key=privkey.pem")
+    credentials = [(_path("cert", options["cert"]), _read_path("key", options))]
     if "cert2" in options:
-        credentials.append((_path(options["cert2"]), _path_or_none(options.get("key2"))))
+        credentials.append((_path("cert2", options["cert2"]), _read_path("key2", options)))
     elif "key2" in options:
-        raise ValueError("key2= needs its certificate: cert2=fullchain.pem")
-    authorities = _path_or_none(options.get("clientCA"))
+        raise EndpointStringError("key2= needs its certificate: cert2=fullchain.pem")
+    authorities = _read_path("clientCA", options)
     optional = options.get("clientOptional")
     if optional is not None and optional not in _ANSWERS:
-        raise ValueError(f"clientOptional={optional} can't be; it is yes or no")
+        raise EndpointStringError(f"clientOptional={optional} can't be; it is yes or no")
     if optional is not None and authorities is None:
-        raise ValueError("clientOptional= needs the authority of the devices' certificates: clientCA=ca.pem")
+        raise EndpointStringError("clientOptional= needs the authority of the devices' certificates: clientCA=ca.pem")
     return TlsFiles(tuple(credentials), authorities, _ANSWERS[optional or "no"])
 
 
 def _read_inner(reactor: Any, args: tuple[str, ...], options: dict[str, str]) -> IStreamServerEndpoint:
-    """Make the endpoint at which it is listened for connections. Raises ValueError."""
+    """Make the endpoint at which it is listened for connections. Raises EndpointStringError."""
     inner = options.get("endpoint")
     if inner is not None:
-        clash = next((key for key in ("interface", "backlog") if key in options), "a port" if args else None)
+        clash = next((f"{key}=" for key in ("interface", "backlog") if key in options), "the port" if args else None)
         if clash is not None:
-            raise ValueError(f"endpoint= says where to listen; leave {clash} out")
-        return _from_string(reactor, inner)
+            raise EndpointStringError(f"endpoint= says where to listen; leave {clash} out")
+        try:
+            return _from_string(reactor, inner)
+        except (EndpointStringError, CertificateError):
+            raise
+        except Exception as problem:  # each kind of endpoint has errors of its own
+            raise EndpointStringError(f"endpoint={inner} is no endpoint such as tcp\\:443 ({problem})") from problem
     if len(args) != 1:
-        raise ValueError(f"{PREFIX} needs one port: {PREFIX}:443:cert=fullchain.pem:key=privkey.pem")
-    string = f"tcp:{quoteStringArgument(args[0])}:backlog={quoteStringArgument(options.get('backlog', str(BACKLOG)))}"
+        raise EndpointStringError(f"{PREFIX} needs one port: {PREFIX}:443:cert=fullchain.pem:key=privkey.pem")
+    if not _is_number(args[0], 0, MAX_PORT):
+        raise EndpointStringError(f"{args[0]!r} is no port; ports are numbers from 0 to {MAX_PORT}")
+    meaning = f"it is how many connections may wait, such as {BACKLOG}"
+    backlog = _read_number("backlog", options.get("backlog", str(BACKLOG)), MAX_BACKLOG, meaning)
+    string = f"tcp:{args[0]}:backlog={backlog}"
     if "interface" in options:
         string += f":interface={quoteStringArgument(options['interface'])}"
     return _from_string(reactor, string)
@@ -210,18 +229,25 @@ def _from_string(reactor: Any, string: str) -> IStreamServerEndpoint:
     return endpoint
 
 
-def _read_sessions(text: str | None) -> int:
-    if text is None:
-        return CACHE_SIZE
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= MAX_SESSIONS:
-        raise ValueError(f"sessions={text} can't be; it is how many sessions are kept by their ids, such as 100000")
+def _read_number(keyword: str, text: str, largest: int, meaning: str) -> int:
+    if not _is_number(text, 1, largest):
+        raise EndpointStringError(f"{keyword}={text[:20]} can't be; {meaning}")
     return int(text)
 
 
-def _path(text: str) -> Path:
-    # A daemon leaves the folder that it was started in.
-    return Path(text).expanduser().absolute()
+def _is_number(text: str, smallest: int, largest: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10 and smallest <= int(text) <= largest
 
 
-def _path_or_none(text: str | None) -> Path | None:
-    return None if text is None else _path(text)
+def _read_path(keyword: str, options: dict[str, str]) -> Path | None:
+    return _path(keyword, options[keyword]) if keyword in options else None
+
+
+def _path(keyword: str, text: str) -> Path:
+    if not text:
+        raise EndpointStringError(f"{keyword}= names no file")
+    try:
+        # A daemon leaves the folder that it was started in.
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise EndpointStringError(f"{keyword}={text}: there is no such home folder") from None
