@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from ota_server.access_guard import AccessGuard
 from ota_server.firmware.catalog import Catalog
 from ota_server.fleet.policy import DEFAULT_POLICY, Policy, PolicyError, read_policy
 
@@ -126,7 +127,7 @@ class PolicyWatcher(Service):
     """Follows a policy file, and calls `taken`, in the reactor, with each policy that is in force from then on.
 
     A file that is `required` is missed also where it never was. `current` is what is in force already: what
-    `load_policy` returned at the start.
+    `load_policy` returned at the start. What `guard` objects to is not taken.
     """
 
     name = "policy"
@@ -140,12 +141,14 @@ class PolicyWatcher(Service):
         pool: ThreadPool,
         taken: Callable[[Policy], None],
         current: Policy = DEFAULT_POLICY,
+        guard: AccessGuard | None = None,
     ) -> None:
         self.current = current
         """The policy in force."""
         self.trouble = ""
         """What is wrong with the file, on one line; empty where nothing is."""
         self._file = PolicyFile(path)
+        self._guard = guard
         self._required = required
         self._reactor = reactor
         self._pool = pool
@@ -177,8 +180,11 @@ class PolicyWatcher(Service):
         try:
             policy = await deferToThreadPool(self._reactor, self._pool, self._file.look)
             if policy is not None and self.running:
+                if self._guard is not None:
+                    self._guard.check(policy, str(self._file.path), closed=self.current.access.closed)
                 self._tell("")
                 self._take(policy)
+                await self._note(policy)
         except PolicyError as error:
             self._tell(str(error))
         except FileNotFoundError:
@@ -188,6 +194,19 @@ class PolicyWatcher(Service):
             self.log.failure("following the policy failed; it is tried again")
         if self.running:
             self._next = self._reactor.callLater(INTERVAL, self._look)
+
+    async def _note(self, policy: Policy) -> None:
+        """Keep in mind for the next start whether access is closed now."""
+        if self._guard is None:
+            return
+        try:
+            await deferToThreadPool(self._reactor, self._pool, self._guard.note, policy)
+        except OSError as error:
+            self.log.error(
+                "{file} can't be changed: {reason}; at the next start the server won't know whether access was closed",
+                file=str(self._guard.mark),
+                reason=error.strerror,
+            )
 
     def _take(self, policy: Policy) -> None:
         if policy.digest == self.current.digest:

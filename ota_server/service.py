@@ -19,6 +19,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.threadpool import ThreadPool
 
+from ota_server.access_guard import AccessGuard, asks_for_certificates
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import POLICY_FILE, Folder
@@ -226,7 +227,18 @@ def make_ota_service(
         ledger = Ledger(database or sqlite_url(state / "ledger.sqlite"))
         keeper = FleetKeeper(ledger, policy.current, reactor, writers.pool, time.time)
         keeper.setServiceParent(writers)
-    rules = PolicyWatcher(policy.path, policy.required, reactor, openers.pool, keeper.take_policy, policy.current)
+    asks = asks_for_certificates(endpoint for _, endpoint in doors)
+    guard = AccessGuard(state, asks_for_certificates=asks)
+    try:
+        guard.note(policy.current)
+    except OSError as problem:
+        raise StartError(f"{guard.mark} can't be changed: {problem.strerror}; let the server write there") from None
+
+    def take_policy(policy: Policy) -> None:
+        keeper.take_policy(policy)
+        site.take_policy(policy)
+
+    rules = PolicyWatcher(policy.path, policy.required, reactor, openers.pool, take_policy, policy.current, guard)
 
     def published(catalog: Catalog) -> None:
         keeper.take_catalog(catalog)
@@ -242,7 +254,9 @@ def make_ota_service(
     )
     deliveries = DeliveryService(Deliveries(reactor, openers.pool))
     shelf = watcher if isinstance(keeper, Forgetful) else FleetShelf(watcher, keeper)
-    site = DeviceSite(DeviceRoot(shelf, deliveries.deliveries, reactor, keeper), reactor)
+    root = DeviceRoot(shelf, deliveries.deliveries, reactor, keeper)
+    site = DeviceSite(root, reactor, asks_for_certificates=asks)
+    site.take_policy(policy.current)
     site.log_decisions = log_decisions
     whole = OtaService(foreground=foreground, make_observer=make_observer)
     watcher.setServiceParent(readers)

@@ -14,6 +14,7 @@ from twisted.logger import LogLevel
 from twisted.python import usage
 
 from ota_server import __version__
+from ota_server.access_guard import AccessGuard, asks_for_certificates
 from ota_server.firmware.signatures import VerifyKey, VerifyKeyError, load_verify_key
 from ota_server.fleet.ledger import Ledger, LedgerError
 from ota_server.fleet.policy import PolicyError
@@ -130,6 +131,16 @@ class Options(usage.Options):
         self["doors"] = [_door(value, files) for value in self["port"] or [DEFAULT_PORT]]
         if files is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
             raise usage.UsageError("--cert is for ports given as numbers, and there is none; add --port NUMBER")
+        self._check_access()
+
+    def _check_access(self) -> None:
+        """See to it that nothing is opened by accident, and nobody locked out. Raises UsageError."""
+        source: PolicySource = self["source"]
+        asks = asks_for_certificates(endpoint for _, endpoint in self["doors"])
+        try:
+            AccessGuard(self["state"], asks_for_certificates=asks).check_start(source.current, str(source.path))
+        except PolicyError as problem:
+            raise usage.UsageError(str(problem)) from problem
 
 
 def load_keys(file: str) -> tuple[VerifyKey, ...]:
