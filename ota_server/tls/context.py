@@ -65,7 +65,13 @@ def make_context(
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(
-        SSL.OP_CIPHER_SERVER_PREFERENCE | SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | _PRIORITIZE_CHACHA
+        SSL.OP_CIPHER_SERVER_PREFERENCE
+        | SSL.OP_NO_COMPRESSION
+        | SSL.OP_NO_RENEGOTIATION
+        | _PRIORITIZE_CHACHA
+        # Many devices end a connection without a word of TLS. OpenSSL would forget the session then, which nobody has
+        # to do since TLS 1.1 (RFC 5246, 7.2.1); requests tell their own length.
+        | SSL.OP_IGNORE_UNEXPECTED_EOF
     )
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     for credential in credentials:
@@ -118,6 +124,8 @@ def _ask_for_certificates(context: SSL.Context, authorities: Sequence[x509.Certi
     store = context.get_cert_store()
     if store is None:
         raise CertificateError("OpenSSL keeps no store of authorities")
+    # An authority below another is one as well, though the root isn't named.
+    store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
     for authority in authorities:
         store.add_cert(crypto.X509.from_cryptography(authority))
         context.add_client_ca(crypto.X509.from_cryptography(authority))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString
 from twisted.internet.interfaces import IListeningPort
 from twisted.internet.protocol import Factory, Protocol
@@ -133,7 +134,7 @@ class KeywordTests(StringCase):
         endpoint = serverFromString(self.reactor, f"haproxy:device-tls:8443:{self.pair}:interface=\\:\\:")
         port = self.successResultOf(endpoint.listen(Factory.forProtocol(Protocol)))
         self.assertEqual([(args[0], args[3]) for args in self.reactor.tcpServers], [(8443, "::")])
-        self.successResultOf(port.stopListening())
+        self.successResultOf(maybeDeferred(port.stopListening))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     def test_odd_paths(self) -> None:
@@ -238,7 +239,7 @@ class ListeningTests(StringCase):
         before = list(signals._reloads)
         port = self.listen(f"443:{self.pair}")
         self.assertEqual((len(self.reactor.getDelayedCalls()), len(signals._reloads)), (1, len(before) + 1))
-        self.successResultOf(port.stopListening())
+        self.successResultOf(maybeDeferred(port.stopListening))
         self.assertEqual((self.reactor.getDelayedCalls(), signals._reloads), ([], before))
 
     def test_not_followed_before(self) -> None:
@@ -260,7 +261,7 @@ class ListeningTests(StringCase):
     def test_again(self) -> None:
         """A port can listen again, and the files are followed again."""
         port = self.listen(f"443:{self.pair}")
-        self.successResultOf(port.stopListening())
+        self.successResultOf(maybeDeferred(port.stopListening))
         port.startListening()
         self.assertEqual(len(self.reactor.getDelayedCalls()), 1)
 
