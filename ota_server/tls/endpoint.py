@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.endpoints import quoteStringArgument, serverFromString, wrapServerTLS
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
-    IProtocol,
     IProtocolFactory,
     IStreamServerEndpoint,
     IStreamServerEndpointStringParser,
 )
 from twisted.plugin import IPlugin
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from ota_server.tls.certificates import CertificateError
@@ -25,6 +26,7 @@ from ota_server.tls.context import CACHE_SIZE
 from ota_server.tls.creator import DeviceTls, TlsFiles
 from ota_server.tls.expiry import Expiry
 from ota_server.tls.follower import TlsFollower
+from ota_server.tls.protocol import DeviceTlsProtocol
 
 PREFIX = "device-tls"
 BACKLOG = 4096
@@ -80,8 +82,7 @@ class DeviceTlsEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen; the port that the Deferred fires with follows the files until it is closed."""
-        inner = self._endpoint if self.tls.shares == 1 else _AddressedEndpoint(self._endpoint, self.tls)
-        listening = wrapServerTLS(self.tls, inner).listen(protocolFactory)
+        listening = wrapServerTLS(self.tls, _InnerEndpoint(self._endpoint, self.tls)).listen(protocolFactory)
         return listening.addCallback(self._follow)
 
     def _follow(self, port: IListeningPort) -> IListeningPort:
@@ -120,8 +121,8 @@ class _FollowedPort:
 
 
 @implementer(IStreamServerEndpoint)
-class _AddressedEndpoint:
-    """Listens at another endpoint, and tells a DeviceTls from where each connection comes."""
+class _InnerEndpoint:
+    """Listens at another endpoint with the factory that speaks TLS, once that is told how."""
 
     def __init__(self, endpoint: IStreamServerEndpoint, tls: DeviceTls) -> None:
         self._endpoint = endpoint
@@ -129,29 +130,9 @@ class _AddressedEndpoint:
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen."""
-        return self._endpoint.listen(_AddressedFactory(protocolFactory, self._tls))
-
-
-@implementer(IProtocolFactory)
-class _AddressedFactory:
-    """Tells a DeviceTls from where a connection comes, right before it is asked for its side of it."""
-
-    def __init__(self, factory: IProtocolFactory, tls: DeviceTls) -> None:
-        self._factory = factory
-        self._tls = tls
-
-    def doStart(self) -> None:
-        """Pass it on."""
-        self._factory.doStart()
-
-    def doStop(self) -> None:
-        """Pass it on."""
-        self._factory.doStop()
-
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
-        """Build the protocol of a connection."""
-        self._tls.expect(addr)
-        return self._factory.buildProtocol(addr)
+        factory = cast("TLSMemoryBIOFactory", protocolFactory)
+        factory.protocol = cast("type[TLSMemoryBIOProtocol]", partial(DeviceTlsProtocol, tls=self._tls))
+        return self._endpoint.listen(factory)
 
 
 @implementer(IPlugin, IStreamServerEndpointStringParser)
