@@ -112,9 +112,9 @@ def make_cert(arguments: Sequence[str]) -> int:
     folder = CertificateFolder(Path(options["out"]).expanduser(), datetime.now(UTC))
     try:
         if options["client"]:
-            print("\n".join(_make_clients(folder, options["names"], options["kind"], options["days"])))
+            print("\n".join(make_clients(folder, options["names"], options["kind"], options["days"])))
         else:
-            print("\n".join(_make_server(folder, options["names"], options["days"])))
+            print("\n".join(make_server(folder, options["names"], options["days"])))
     except BrokenPipeError:
         raise
     except MakingError as problem:
@@ -222,7 +222,7 @@ def _load_authority(folder: Path, name: str) -> Authority:
     return Authority(key=key, certificate=certificate)
 
 
-def _make_server(folder: CertificateFolder, hosts: Sequence[str], days: int | None) -> Iterator[str]:
+def make_server(folder: CertificateFolder, hosts: Sequence[str], days: int | None) -> Iterator[str]:
     """Make or renew the certificates of a server; return the lines to print."""
     before = _known_hosts(folder)
     hosts = hosts or before
@@ -264,7 +264,7 @@ def _make_server(folder: CertificateFolder, hosts: Sequence[str], days: int | No
         yield f"{'':9} SHA-256 {fingerprint(certificates[kind], hashes.SHA256())}"
 
 
-def _make_clients(
+def make_clients(
     folder: CertificateFolder, names: Sequence[str], kind: Kind | None, days: int | None
 ) -> Iterator[str]:
     """Make or renew the certificates of devices; return the lines to print."""
