@@ -1,4 +1,4 @@
-"""Sees to it that what was closed isn't opened since a setting has gone: at a change of the policy, and at a restart."""
+"""Sees to it that what was closed isn't opened since a setting has gone: when the policy changes, and at a restart."""
 
 from __future__ import annotations
 

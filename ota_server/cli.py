@@ -46,6 +46,7 @@ _COMMANDS = {
     "device": ("ota_server.orders", "run_device"),
     "simulate": ("ota_server.simulate", "simulate"),
     "make-cert": ("ota_server.make_cert", "make_cert"),
+    "make-token": ("ota_server.make_token", "run_make_token"),
 }
 
 
