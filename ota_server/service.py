@@ -193,6 +193,12 @@ def raise_file_limit() -> None:
             log.debug("the limit of open files stays at {soft}", soft=soft)
 
 
+def _list_ends(doors: Sequence[tuple[str, IStreamServerEndpoint]], now: float) -> list[str]:
+    """Say when each certificate at the doors ends that ends soon; `now` is in seconds since 1970."""
+    expiries = (expiry for _, endpoint in doors for expiry in getattr(endpoint, "expiries", ()))
+    return list(dict.fromkeys(expiry.summarise(now) for expiry in expiries if expiry.level(now) is not None))
+
+
 def make_ota_service(
     folder: Path,
     state: Path,
@@ -254,7 +260,7 @@ def make_ota_service(
     )
     deliveries = DeliveryService(Deliveries(reactor, openers.pool))
     shelf = watcher if isinstance(keeper, Forgetful) else FleetShelf(watcher, keeper)
-    root = DeviceRoot(shelf, deliveries.deliveries, reactor, keeper)
+    root = DeviceRoot(shelf, deliveries.deliveries, reactor, keeper, lambda: _list_ends(doors, time.time()))
     site = DeviceSite(root, reactor, asks_for_certificates=asks)
     site.take_policy(policy.current)
     site.log_decisions = log_decisions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -37,6 +38,12 @@ class Expiry:
         """Return the smallest of WARNING_DAYS that the days left are within, 0 after its end, or else None."""
         left = self.days_left(now)
         return 0 if left <= 0 else next((days for days in sorted(WARNING_DAYS) if left <= days), None)
+
+    def summarise(self, now: float) -> str:
+        """Say in a few words, without the file's name, when it ends."""
+        if self.days_left(now) <= 0:
+            return f"the certificate of {self.name} has ended"
+        return f"the certificate of {self.name} ends in {math.ceil(self.days_left(now))} days"
 
     def tell(self, now: float) -> str:
         """Say on one line when it ends, or ended, and what to do."""

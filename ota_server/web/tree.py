@@ -5,6 +5,7 @@ Names in an address are looked up in the catalog's dictionaries and never joined
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet.defer import Deferred
@@ -206,16 +207,18 @@ class ReadyResource(Resource):
 
     isLeaf = True
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Shelf, concerns: Callable[[], Sequence[str]]) -> None:
         super().__init__()
         self._shelf = shelf
+        self._concerns = concerns
 
     def render(self, request: DeviceRequest) -> int:
-        """Tell whether devices are served."""
+        """Tell whether devices are served, and what will need a person before long, a line each."""
         if self._shelf.catalog is None:
             request.respond(http.SERVICE_UNAVAILABLE, b"Retry-After: 1\r\n", b"starting\n")
         else:
-            request.respond(http.OK, b"", b"ready\n")
+            lines = "".join(f"{line}\n" for line in ("ready", *self._concerns()))
+            request.respond(http.OK, b"", lines.encode("ascii", "backslashreplace"))
         return NOT_DONE_YET
 
 
@@ -236,9 +239,16 @@ class SupervisionResource(Resource):
 
 
 class DeviceRoot(Resource):
-    """The root of the device door."""
+    """The root of the device door; `concerns` are what `/-/ready` tells besides, a line each."""
 
-    def __init__(self, shelf: Shelf, deliveries: Deliveries, reactor: IReactorTime, decider: Decider) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        deliveries: Deliveries,
+        reactor: IReactorTime,
+        decider: Decider,
+        concerns: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         super().__init__()
         self._decider = decider
         self._changes = 0
@@ -250,7 +260,7 @@ class DeviceRoot(Resource):
         self.putChild(b"", TextResource(INDEX))
         supervision = SupervisionResource()
         supervision.putChild(b"healthy", TextResource("healthy\n"))
-        supervision.putChild(b"ready", ReadyResource(shelf))
+        supervision.putChild(b"ready", ReadyResource(shelf, concerns))
         self.putChild(b"-", supervision)
 
     def find_firmware(self, path: bytes) -> FirmwareResource | None:
