@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.ssl import CertificateOptions
 
@@ -27,5 +28,7 @@ class ResumingReactor:
         """Listen with TLS, as IReactorSSL says."""
         if isinstance(contextFactory, CertificateOptions):
             contextFactory.enableSessions = True
+            # As in context.py.
+            contextFactory.getContext().set_options(SSL.OP_IGNORE_UNEXPECTED_EOF)
         listening: IListeningPort = self._reactor.listenSSL(port, factory, contextFactory, backlog, interface)
         return listening
