@@ -170,7 +170,8 @@ class Door:
         )
         files_reactor: Any = self.files
         self.deliveries = Deliveries(files_reactor, self.openers.pool)
-        root = DeviceRoot(self.watcher, self.deliveries, clock or reactor, Forgetful())
+        self.decider = Forgetful()
+        root = DeviceRoot(self.watcher, self.deliveries, clock or reactor, self.decider)
         self.site = KnowingSite(root, clock or reactor)
         self.service = MultiService()
         for part in (readers, self.openers, DeliveryService(self.deliveries), self.watcher):
