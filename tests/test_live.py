@@ -55,8 +55,8 @@ def _md5(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
 
 
-class TwistdTests(SynchronousTestCase):
-    """The daemon, from its start to its end."""
+class TwistdCase(SynchronousTestCase):
+    """A test that starts the daemon."""
 
     def setUp(self) -> None:
         """Make a firmware folder, and choose a port."""
@@ -105,6 +105,18 @@ class TwistdTests(SynchronousTestCase):
             return response if response is not None and response.status == status else None
 
         return until(step)
+
+    def refused(self, *arguments: str) -> str:
+        """Start with options that can't work; return the one line that is printed."""
+        process = self.start(*arguments)
+        printed = process.communicate(timeout=PATIENCE)[0]
+        self.assertEqual(process.returncode, 1, printed)
+        self.assertEqual(printed.count("\n"), 1, printed)
+        return printed
+
+
+class TwistdTests(TwistdCase):
+    """The daemon, from its start to its end."""
 
     def test_drop_a_file_and_download_it(self) -> None:
         """A file dropped into the folder of the running server is offered soon, and as a whole."""
@@ -286,14 +298,6 @@ class TwistdTests(SynchronousTestCase):
         self.assertIn(
             "'firmware-1.2.0.bin' is not offered: none of its signatures is by a key of --verify-key", printed
         )
-
-    def refused(self, *arguments: str) -> str:
-        """Start with options that can't work; return the one line that is printed."""
-        process = self.start(*arguments)
-        printed = process.communicate(timeout=PATIENCE)[0]
-        self.assertEqual(process.returncode, 1, printed)
-        self.assertEqual(printed.count("\n"), 1, printed)
-        return printed
 
     def test_port_in_use(self) -> None:
         """A port that is taken is named in one line, with what to do."""

@@ -14,6 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ota_server.fleet.policy import DEFAULT_POLICY
 from ota_server.service import PolicySource
 from ota_server.tap import Options, makeService
+from ota_server.tls.creator import TlsFiles
+from ota_server.tls.endpoint import DeviceTlsEndpoint
 from tests.certificates import make_pem
 from tests.images import private_key, public_key
 
@@ -137,6 +139,10 @@ class OptionsTests(OptionsCase):
         pem.write_bytes(make_pem("localhost"))
         options = self.parse("--cert", str(pem), "--port", "8443", "--port", "tcp:8000")
         self.assertEqual([text for text, _ in options["doors"]], ["port 8443 (HTTPS)", "tcp:8000"])
+        (secure, plain) = (endpoint for _, endpoint in options["doors"])
+        # Which follows the file as long as it listens.
+        self.assertEqual(secure.tls.files, TlsFiles(((pem, None),)))
+        self.assertNotIsInstance(plain, DeviceTlsEndpoint)
 
     def test_certificate_for_the_default_port(self) -> None:
         """With --cert alone the default port speaks HTTPS."""

@@ -109,6 +109,8 @@ def get(
     handshake, `inside` right after it.
     """
     with socket.create_connection(("127.0.0.1", port), PATIENCE, (source, 0)) as plain:
+        # The request follows the end of the handshake; it need not wait until that has arrived.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         plain.sendall(before)
         with context.wrap_socket(plain, server_hostname="ota.example", session=session) as connection:
             connection.sendall(inside + f"GET {path} HTTP/{version}\r\nHost: ota.example\r\n\r\n".encode())
