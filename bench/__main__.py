@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import fleet, images, measures, table
+from bench import fleet, handshakes, images, measures, table
 from bench.load import BenchError
 from bench.peers import PEERS, Ota, Peer, find_nginx
 
@@ -111,7 +111,10 @@ def _measure(plan: measures.Plan, kinds: list[type[Peer]], names: set[str], runs
     results: table.Results = {kind.key: {} for kind in kinds}
     for number in range(1, runs + 1):
         for kind in kinds:
-            for name, step in measures.run(plan, kind, names).items():
+            steps = measures.run(plan, kind, names)
+            if "handshakes" in names:
+                steps |= handshakes.steps(plan, kind)
+            for name, step in steps.items():
                 print(f"run {number} of {runs}: {name}, {kind.name}", file=sys.stderr, flush=True)
                 for key, value in step().items():
                     results[kind.key].setdefault(key, []).append(value)

@@ -136,6 +136,16 @@ def downloads(port: int, path: str, size: int, *, connections: int, seconds: flo
     return Load(said["bytes"], said["seconds"], said["cpu"])
 
 
+def handshakes(port: int, version: str, suite: str, mode: str, connections: int, seconds: float, head: str) -> Load:
+    """Check over TLS, a connection each, as ``shaker.py`` says; ``head`` is the file with the request."""
+    words = [str(port), version, suite, mode, str(connections), str(seconds), head]
+    output = _run([sys.executable, "-P", str(_HERE / "shaker.py"), *words], seconds)
+    said: dict[str, Any] = json.loads(output.splitlines()[-1])
+    if not said["checks"]:
+        raise BenchError(f"no check was answered: {said}")
+    return Load(said["checks"], said["seconds"], said["cpu"])
+
+
 def _run(command: list[str], seconds: float) -> str:
     """Run a load program and return what it printed."""
     try:

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bench.cases import CASES, key_of, label_of
+
 #: Every number that was measured: by peer, by row, one for each run.
 Results = dict[str, dict[str, list[float]]]
 
@@ -43,6 +45,12 @@ def rows(slow: int, files: int, images: int, devices: int) -> list[Row]:
         Row("download_rate", "MB/s"),
         Row("download_cpu", "server's CPU per GB, s", 3),
         Row("download_load", "load's own CPU per GB, s", 3, ratio=False),
+        Row("", "checks over TLS, a connection each, four at once: server's CPU per check, us"),
+        *(Row(f"{key_of(*case)}_cpu", label_of(*case), 1) for case in CASES),
+        Row("", "the same: checks per second"),
+        *(Row(f"{key_of(*case)}_rate", label_of(*case)) for case in CASES),
+        Row("", "the same: load's own CPU per check, us"),
+        *(Row(f"{key_of(*case)}_load", label_of(*case), 1, ratio=False) for case in CASES),
         Row("", f"resident memory, {slow:,} slow downloads of 12 MiB"),
         Row("idle_rss", "RSS before, MB", 1),
         Row("slow_rss", "RSS with them open, MB", 1),
@@ -179,6 +187,10 @@ def targets(results: Results, files: int, devices: int) -> list[Target]:
         ours, theirs = median(results, "ota", key), median(results, "nginx", key)
         return ours / theirs if ours and theirs else None
 
+    def highest(kinds: set[str]) -> float | None:
+        found = (ratio(f"{key_of(*case)}_cpu") for case in CASES if case[2] in kinds)
+        return max((value for value in found if value), default=None)
+
     ready = [median(results, "ota", key) for key in ("empty_ready", "again_ready")]
     return [
         Target(
@@ -189,6 +201,10 @@ def targets(results: Results, files: int, devices: int) -> list[Target]:
         ),
         Target("the same, one after another", ratio("single_cpu"), 3, unit=" x"),
         Target("ten downloads at once reach 0.7 of nginx's rate", ratio("download_rate"), 0.7, at_least=True),
+        Target(
+            "a new TLS handshake costs at most 2.2 x nginx's CPU, whatever the case", highest({"new"}), 2.2, unit=" x"
+        ),
+        Target("a resumed one at most 3 x", highest({"id", "ticket"}), 3, unit=" x"),
         Target(
             f"a check costs the same with {files:,} files as with 10 (within 10 %)",
             median(results, "ota", "folder_ratio"),
