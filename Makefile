@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # How long `make check-all` fuzzes, in seconds.
 FUZZ_SECONDS ?= 300
 
-.PHONY: help run test check check-all fuzz bench safety coverage format examples clean
+.PHONY: help run test check check-all check-container fuzz bench safety coverage format examples clean
 
 help:
 	@echo "make run       serve examples/firmware on port 8000"
@@ -14,6 +14,7 @@ help:
 	@echo "make check     ruff, mypy, documentation, news fragments"
 	@echo "make fuzz      feed made-up images to the reading of images for FUZZ_SECONDS ($(FUZZ_SECONDS))"
 	@echo "make check-all check, test and fuzz"
+	@echo "make check-container  build the container image and run it, by podman (as root)"
 	@echo "make coverage  run the tests and report the lines and branches they reach"
 	@echo "make bench     compare with nginx and http.server (Debian packages nginx, wrk)"
 	@echo "make safety    make the numbers and plots of docs/safety.md anew (an hour on one core)"
@@ -66,7 +67,11 @@ check: $(VENV)/dev.stamp
 fuzz: $(VENV)/fuzz.stamp
 	$(BIN)/python -m tests.fuzz.image --seconds $(FUZZ_SECONDS)
 
-check-all: check test fuzz
+check-all: check test fuzz check-container
+
+# Debian packages: podman runc netavark iptables uidmap debootstrap docker-compose podman-compose
+check-container: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.system.container
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -25,7 +26,8 @@ LOOPBACK = "tcp:0:interface=127.0.0.1"
 
 def endpoint(text: str = LOOPBACK) -> IStreamServerEndpoint:
     """Make a server endpoint in the reactor that runs the tests."""
-    return serverFromString(reactor, text)
+    made: IStreamServerEndpoint = serverFromString(reactor, text)
+    return made
 
 
 class Mumbler(Protocol):
@@ -78,7 +80,7 @@ class AskTests(TestCase):
         """What doesn't speak HTTP is not ready, and it can't write to a terminal."""
 
         async def run() -> None:
-            port = await endpoint().listen(Factory.forProtocol(Mumbler))
+            port: Any = await endpoint().listen(Factory.forProtocol(Mumbler))
             self.addCleanup(port.stopListening)
             url = f"http://127.0.0.1:{port.getHost().port}/"
             done = await deferToThread(
