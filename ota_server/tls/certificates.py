@@ -39,7 +39,7 @@ class Credential:
     """
 
     file: Path
-    key: PrivateKey = attrs.field(repr=False)
+    key: PrivateKey = attrs.field(repr=False, eq=False)
     chain: tuple[x509.Certificate, ...]
     unused: tuple[x509.Certificate, ...] = ()
 

@@ -155,15 +155,23 @@ class DeviceTls:
             for _ in range(self._shares)
         )
 
-    def load(self) -> tuple[Loaded, tuple[SSL.Context, ...]]:
-        """Read the files anew, for `take`. Blocks. Raises CertificateError; what is in use stays so."""
+    def load(self) -> tuple[Loaded, tuple[SSL.Context, ...] | None]:
+        """Read the files anew, for `take`. Blocks. Raises CertificateError; what is in use stays so.
+
+        Where they hold the certificates that are in use, there are no new contexts.
+        """
         loaded = self.files.load()
         now = self._now()
         if loaded.first_to_end.ends <= now < self.loaded.first_to_end.ends:
             raise CertificateError(loaded.first_to_end.tell(now))
-        return loaded, self.make_contexts(loaded)
+        same = (loaded.credentials, loaded.authorities) == (self.loaded.credentials, self.loaded.authorities)
+        return loaded, None if same else self.make_contexts(loaded)
 
-    def take(self, loaded: Loaded, contexts: tuple[SSL.Context, ...]) -> None:
-        """Use what was loaded for all connections from now on; those that are open go on with what they have."""
+    def take(self, loaded: Loaded, contexts: tuple[SSL.Context, ...] | None) -> None:
+        """Use what was loaded for all connections from now on; those that are open go on with what they have.
+
+        Without contexts, those that are in use stay so, and the sessions that they know.
+        """
         self.loaded = loaded
-        self._contexts = contexts
+        if contexts is not None:
+            self._contexts = contexts

@@ -108,10 +108,12 @@ class _FollowedPort:
         """Stop to listen, and to follow."""
 
         async def stop() -> None:
-            await maybeDeferred(self._port.stopListening)
-            looking = self._follower.stop()
-            if looking is not None:
-                await looking
+            try:
+                await maybeDeferred(self._port.stopListening)
+            finally:
+                looking = self._follower.stop()
+                if looking is not None:
+                    await looking
 
         return Deferred.fromCoroutine(stop())
 

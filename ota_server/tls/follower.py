@@ -130,6 +130,8 @@ class TlsFollower:
             return
         self._tell("")
         self._use(loaded, contexts)
+        if contexts is None and not anyway:
+            return
         for credential in loaded.credentials:
             self.log.info(
                 "the {kind} certificate of {name} is in use, which ends on {end}",
@@ -143,9 +145,10 @@ class TlsFollower:
         loaded = self._tls.loaded
         self._use(loaded, await deferToThreadPool(self._reactor, self._pool, self._tls.make_contexts, loaded))
 
-    def _use(self, loaded: Loaded, contexts: tuple[SSL.Context, ...]) -> None:
+    def _use(self, loaded: Loaded, contexts: tuple[SSL.Context, ...] | None) -> None:
         self._tls.take(loaded, contexts)
-        self._rotated = self._reactor.seconds()
+        if contexts is not None:
+            self._rotated = self._reactor.seconds()
 
     def _tell(self, trouble: str, again: bool = False) -> None:
         """Log a trouble once, or `again`, and its end; what was in use before stays so meanwhile."""
