@@ -66,14 +66,16 @@ class Gate:
     def _refuse(self, request: DeviceRequest, refusal: Refusal) -> None:
         """Answer a refusal, sooner or later, or not at all."""
         network = _network_of(request.channel)
-        if request.site.log_decisions:
-            # Not the address: a token that is misplaced there must not be logged either.
-            log.info("{peer} is refused: {reason}", peer=network, reason=refusal.reason)
         longest = LONGEST_MISSING if refusal.missing else LONGEST
         delay = self.slowdown.refuse(network, self._reactor.seconds(), longest)
         if delay is None:
+            # Nor is it logged: of these there may be thousands in a second.
             request.break_off()
-        elif not delay:
+            return
+        if request.site.log_decisions:
+            # Without the path: a token that was misplaced there must not be logged either.
+            log.info("{peer} is refused: {reason}", peer=network, reason=refusal.reason)
+        if not delay:
             _answer(request, refusal)
         else:
             self._hold(request, refusal, network, delay)

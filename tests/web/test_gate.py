@@ -537,8 +537,11 @@ class SlowTests(GateCase):
         self.door.pass_time(10)
 
     def test_too_many(self) -> None:
-        """Past the bound connections are dropped unanswered; the others get their answer, and then there is room."""
-        connections = [self.refuse(bearer(b"x")) for _ in range(AT_ONCE + MAX_WAITING_OF_ONE + 10)]
+        """Past the bound connections are dropped unanswered, and not logged; the others get their answer."""
+        self.door.site.log_decisions = True
+        with capturedLogs() as events:
+            connections = [self.refuse(bearer(b"x")) for _ in range(AT_ONCE + MAX_WAITING_OF_ONE + 10)]
+        self.assertEqual(len([event for event in events if event.get("reason")]), AT_ONCE + MAX_WAITING_OF_ONE)
         dropped = [connection for connection in connections if connection.transport.aborted]
         self.assertEqual(dropped, connections[-10:])
         self.assertEqual([connection.received for connection in dropped], [b""] * 10)
