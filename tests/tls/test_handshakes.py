@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL
 
+from ota_server.tls.certificates import CertificateError
 from ota_server.tls.context import SUITES
 from ota_server.tls.creator import DeviceTls
 from tests.certificates import Authority, Issued
@@ -83,6 +87,25 @@ class NegotiationTests(ShakingCase):
             self.assertEqual(seen(shake(tls, make_client(ROOT.pem))[0]), issued.certificate)
             client = make_client(ROOT.pem, ssl.TLSVersion.TLSv1_2, suites=other)
             self.assertIn("no shared cipher", self.refusal(tls, client))
+
+    def test_no_folder_to_write_to(self) -> None:
+        """Nothing is written for OpenSSL where the system can do without: a container may be read-only."""
+        self.patch(tempfile, "tempdir", "/nowhere")
+        self.assertEqual(len(sent_chain(self.serve(ECDSA), b"ALL")), 2)
+
+    def test_no_files_in_memory(self) -> None:
+        """Systems without files in memory get along with temporary ones, of which none stays."""
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        self.patch(tempfile, "tempdir", str(folder))
+        if hasattr(os, "memfd_create"):
+            self.addCleanup(setattr, os, "memfd_create", os.memfd_create)
+            del os.memfd_create
+        self.assertEqual(len(sent_chain(self.serve(ECDSA), b"ALL")), 2)
+        self.assertEqual(list(folder.iterdir()), [])
+        self.patch(tempfile, "tempdir", "/nowhere")
+        error = self.assertRaises(CertificateError, self.serve, ECDSA)
+        self.assertIn("can't be handed to OpenSSL: No such file or directory", str(error))
 
     def test_renegotiation(self) -> None:
         """A client can't have the handshake done again and again over one connection."""

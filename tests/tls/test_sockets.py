@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from unittest import skipUnless
@@ -13,6 +15,7 @@ from unittest import skipUnless
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThread
+from twisted.logger import LogLevel, capturedLogs, formatEvent
 
 from ota_server import signals
 from ota_server.tap import Options
@@ -220,3 +223,39 @@ class OpensslTests(SocketCase):
         port = await self.serve_both()
         printed = await deferToThread(self.s_client, port, "-tls1_2", send="R\n")
         self.assertIn("no renegotiation", printed)
+
+
+class OddClientTests(SocketCase):
+    """Clients that never ask anything: the log stays quiet, and the server serves on."""
+
+    def talk(self, port: int, data: bytes, *, reset: bool = False) -> bytes:
+        """Send bytes, and return what comes until the server closes; or end the connection by a reset."""
+        with socket.create_connection(("127.0.0.1", port), PATIENCE) as plain:
+            plain.sendall(data)
+            if reset:
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                return b""
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                while piece := plain.recv(65536):
+                    answer += piece
+            return answer
+
+    async def test_nothing_is_logged(self) -> None:
+        """Plain HTTP, noise, a hello of an ancient version, a reset and a client that distrusts the server."""
+        port = await self.listen(f"0:{self.put('cert', self.root.issue('ota.example'))}:{LOCAL}")
+        with capturedLogs() as events:
+            for data in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"\0" * 100, b"\x16\x03\x01\xff\xff" + b"\xff" * 100):
+                answer = await deferToThread(self.talk, port, data)
+                self.assertLess(len(answer), 100)
+            for data in (b"", b"\x16\x03\x01"):
+                await deferToThread(self.talk, port, data, reset=True)
+            strict = ssl.create_default_context(cadata=Authority.root("Other").pem.decode())
+            for version in VERSIONS:
+                strict.minimum_version = ssl.TLSVersion.TLSv1_2
+                strict.maximum_version = version
+                with self.assertRaises(ssl.SSLCertVerificationError):
+                    await deferToThread(get, port, strict)
+            answered = await deferToThread(get, port, self.client())
+        self.assertEqual(answered.body, b"127.0.0.1 None")
+        self.assertEqual([formatEvent(event) for event in events if event["log_level"] > LogLevel.info], [])
