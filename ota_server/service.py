@@ -241,8 +241,9 @@ def make_ota_service(
         raise StartError(f"{guard.mark} can't be changed: {problem.strerror}; let the server write there") from None
 
     def take_policy(policy: Policy) -> None:
-        keeper.take_policy(policy)
+        # First of all nobody comes in who may not any more.
         site.take_policy(policy)
+        keeper.take_policy(policy)
 
     rules = PolicyWatcher(policy.path, policy.required, reactor, openers.pool, take_policy, policy.current, guard)
 

@@ -181,7 +181,8 @@ class MemoryConnection:
 class MemoryDoor:
     """The device door of a folder; streaming goes on by one buffer with each turn.
 
-    With a policy it has a memory, too: that of the text of `ota.toml`, with a real ledger in a file.
+    With a policy it has a memory, too: that of the text of `ota.toml`, with a real ledger in a file; and who may ask
+    is as it says.
     """
 
     def __init__(
@@ -204,6 +205,8 @@ class MemoryDoor:
             test.addCleanup(self.keeper.stopService)
         decider = self.keeper or Forgetful()
         self.site = DeviceSite(DeviceRoot(self.shelf, self.deliveries, self.clock, decider), self.clock)
+        if policy is not None:
+            self.site.take_policy(rules)
         self._connections: list[MemoryConnection] = []
         if read:
             self.read()
