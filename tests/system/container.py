@@ -388,10 +388,12 @@ def put(file: Path, data: bytes) -> None:
 @contextmanager
 def unharmed() -> Iterator[None]:
     """See that the machine's own /dev/null is as it was: containers that are given /dev have changed it."""
-    yield
-    mode = stat.S_IMODE(os.stat("/dev/null").st_mode)
-    expect(mode == 0o666, f"/dev/null has the mode {mode:o} now; chmod 666 /dev/null")
-    say("/dev/null", f"has the mode {mode:o} still")
+    try:
+        yield
+    finally:
+        mode = stat.S_IMODE(os.stat("/dev/null").st_mode)
+        expect(mode == 0o666, f"/dev/null has the mode {mode:o} now; chmod 666 /dev/null")
+        say("/dev/null", f"has the mode {mode:o} still")
 
 
 def main() -> int:
