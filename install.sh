@@ -130,12 +130,16 @@ home_paths() {
   done | sort -u
 }
 
-# Ends where the service couldn't read a folder.
-check_folder() {
+# Ends where a path can't be that of a served folder.
+check_path() {
   case $1 in
     *[\'\"\\\$%:\`]*) fail "--dir $1: quotes, backslashes and the signs \$ % : \` can't be part of the folder's path" ;;
-    /tmp/* | /var/tmp/*) fail "--dir $1: the service has a folder for temporary files of its own; choose another" ;;
+    /tmp | /tmp/* | /var/tmp | /var/tmp/*) fail "--dir $1: the service has temporary files of its own; choose another" ;;
   esac
+}
+
+# Ends where the service couldn't read a folder.
+check_folder() {
   [ -n "$(home_paths "$1")" ] || runuser -u "$NAME" -- test -r "$1" -a -x "$1" ||
     fail "--dir $1: the user $NAME can't read it; let it: chmod a+rx $1, and a+x for each folder above"
 }
@@ -253,7 +257,7 @@ done
 if [ -n "$removing" ] && [ -n "$dir$port$wheels" ]; then fail "--uninstall takes no other option"; fi
 [ "$(id -u)" = 0 ] || fail "this has to be run as root: sudo ./install.sh"
 command -v systemctl >/dev/null || fail "there is no systemd here; docs/service.md says what else there is"
-exec 9>/run/lock/ota-server-install
+exec 9>/run/ota-server-install.lock
 flock --nonblock 9 || fail "it is running already"
 if [ -n "$removing" ]; then
   uninstall
@@ -273,6 +277,7 @@ make_user
 dir_before=$(setting OTA_SERVER_DIR)
 dir_before=${dir_before:-$VAR/firmware}
 dir=${dir:-$dir_before}
+check_path "$dir"
 make_folder "$dir"
 check_folder "$dir"
 before=$(readlink "$OPT/current" || true)
