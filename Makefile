@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # How long `make check-all` fuzzes, in seconds.
 FUZZ_SECONDS ?= 300
 
-.PHONY: help run test check check-all check-container fuzz bench safety coverage format examples clean
+.PHONY: help run test check check-all check-container check-service fuzz bench safety coverage format examples clean
 
 help:
 	@echo "make run       serve examples/firmware on port 8000"
@@ -15,6 +15,9 @@ help:
 	@echo "make fuzz      feed made-up images to the reading of images for FUZZ_SECONDS ($(FUZZ_SECONDS))"
 	@echo "make check-all check, test and fuzz"
 	@echo "make check-container  build the container image and run it, by podman (as root)"
+	@echo "make check-service    install the service into a Debian of its own, and see it live (as root)"
+	@echo "make check-tls   look at the server's TLS with sslyze and testssl.sh"
+	@echo "make check-acme  get and renew a certificate by ACME, with certbot"
 	@echo "make coverage  run the tests and report the lines and branches they reach"
 	@echo "make bench     compare with nginx and http.server (Debian packages nginx, wrk)"
 	@echo "make safety    make the numbers and plots of docs/safety.md anew (an hour on one core)"
@@ -67,11 +70,29 @@ check: $(VENV)/dev.stamp
 fuzz: $(VENV)/fuzz.stamp
 	$(BIN)/python -m tests.fuzz.image --seconds $(FUZZ_SECONDS)
 
-check-all: check test fuzz check-container
+check-all: check test fuzz check-container check-service
 
 # Debian packages: podman runc netavark iptables uidmap debootstrap docker-compose podman-compose
 check-container: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.system.container
+
+# Debian packages: debootstrap systemd-container
+check-service: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.system.service
+
+# It needs other versions of what the server needs, so it has an environment of its own.
+$(VENV)/scan.stamp: $(VENV)/dev.stamp
+	$(BIN)/python -m venv $(VENV)/scan
+	$(VENV)/scan/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
+	@touch $@
+
+# Debian package: testssl.sh
+check-tls: $(VENV)/scan.stamp
+	$(BIN)/python -m tests.system.tls_scan
+
+# Debian packages: pebble certbot
+check-acme: $(VENV)/dev.stamp
+	$(BIN)/python -m tests.system.acme
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
