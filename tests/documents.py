@@ -14,6 +14,7 @@ from ota_server.fleet.decide import REASONS
 from ota_server.fleet.tracing import describe_steps
 from ota_server.report import LINES
 from ota_server.tap import Options
+from ota_server.tls.endpoint import _KEYWORDS
 
 ROOT = Path(__file__).absolute().parent.parent
 PAGES = (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))
@@ -66,6 +67,17 @@ def options() -> Iterator[str]:
             yield f"README.md doesn't tell of --{option.rstrip('=')}"
 
 
+def keywords() -> Iterator[str]:
+    """Look for each keyword of `device-tls:`, and each option of `ota-server make-cert`, in docs/https.md."""
+    page = (ROOT / "docs" / "https.md").read_text()
+    for keyword in _KEYWORDS:
+        if f"`{keyword}=" not in page:
+            yield f"docs/https.md doesn't tell of {keyword}="
+    for option in ("client", "days", "kind", "out"):
+        if f"--{option}" not in page:
+            yield f"docs/https.md doesn't tell of --{option}"
+
+
 def dependencies() -> Iterator[str]:
     """Look for each dependency, and nothing else, in docs/dependencies.md."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -96,6 +108,7 @@ def main() -> None:
         *reasons(),
         *lines_and_findings(),
         *options(),
+        *keywords(),
         *dependencies(),
         *decisions(),
     ]
