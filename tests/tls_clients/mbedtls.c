@@ -4,6 +4,7 @@
 #include <mbedtls/error.h>
 #include <mbedtls/net_sockets.h>
 #include <mbedtls/ssl.h>
+#include <mbedtls/version.h>
 
 #include "client.h"
 
@@ -49,12 +50,20 @@ int main(int count, char **values) {
   mbedtls_ssl_conf_rng(&config, mbedtls_ctr_drbg_random, &random);
   mbedtls_ssl_conf_ca_chain(&config, &authorities, NULL);
   mbedtls_ssl_conf_authmode(&config, MBEDTLS_SSL_VERIFY_REQUIRED);
+#if MBEDTLS_VERSION_MAJOR >= 3
+  mbedtls_ssl_conf_max_tls_version(&config, MBEDTLS_SSL_VERSION_TLS1_2);
+#endif
   mbedtls_ssl_conf_session_tickets(&config, number(count, values, "tickets", 1));
   if ((result = mbedtls_ssl_conf_max_frag_len(&config, fragment(number(count, values, "mfl", 0)))))
     return fail("mbedtls", result);
   if (argument(count, values, "cert", NULL)) {
     result = mbedtls_x509_crt_parse_file(&certificate, argument(count, values, "cert", ""));
-    if (!result) result = mbedtls_pk_parse_keyfile(&key, argument(count, values, "key", ""), NULL);
+    const char *file = argument(count, values, "key", "");
+#if MBEDTLS_VERSION_MAJOR >= 3
+    if (!result) result = mbedtls_pk_parse_keyfile(&key, file, NULL, mbedtls_ctr_drbg_random, &random);
+#else
+    if (!result) result = mbedtls_pk_parse_keyfile(&key, file, NULL);
+#endif
     if (!result) result = mbedtls_ssl_conf_own_cert(&config, &certificate, &key);
     if (result) return fail("mbedtls", result);
   }

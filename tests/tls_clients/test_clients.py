@@ -316,6 +316,28 @@ class ClientCertificateTests(ClientCase):
             self.check(fetched, 3)
             self.assertEqual([seen.resumed for seen in fetched.seen], [False, True, True])
 
+    async def test_mbedtls_512(self) -> None:
+        """The fault of mbedTLS once more: a ticket holds the device's certificate, and is larger than 512 bytes.
+
+        Without tickets all is well.
+        """
+        await self.serve(*Kind, ask=True)
+        own: dict[str, Any] = {"cert": certificates().clients / "p256.pem", "key": certificates().clients / "p256.key"}
+        fetched = await self.fetch("mbedtls", path=PLAIN, mfl=512, tickets=1, **own)
+        self.assertEqual((fetched.body, fetched.error), (b"", MBEDTLS_FEATURE_UNAVAILABLE))
+        fetched = await self.fetch("mbedtls", path=PLAIN, mfl=512, tickets=0, times=2, **own)
+        self.check(fetched, 2)
+        self.assertEqual([seen.resumed for seen in fetched.seen], [False, True])
+
+    async def test_small_records(self) -> None:
+        """The other libraries take them with certificates on both sides."""
+        await self.serve(*Kind, ask=True)
+        own: dict[str, Any] = {"cert": certificates().clients / "rsa.pem", "key": certificates().clients / "rsa.key"}
+        for library in ("bearssl", "wolfssl"):
+            fetched = await self.fetch(library, path=PLAIN, mfl=512, **own)
+            self.check(fetched)
+            self.check_record_size(fetched, 512)
+
     async def test_missing(self) -> None:
         """Nobody comes in without one."""
         await self.serve(*Kind, ask=True)
