@@ -28,6 +28,8 @@ static unsigned char fragment(int length) {
 }
 
 int main(int count, char **values) {
+  /* about=1 only prints the version of the library. */
+  if (number(count, values, "about", 0)) return puts(MBEDTLS_VERSION_STRING) < 0;
   mbedtls_entropy_context entropy;
   mbedtls_ctr_drbg_context random;
   mbedtls_ssl_config config;
