@@ -108,4 +108,4 @@ examples: $(VENV)/dev.stamp
 	$(BIN)/python -m tests.images examples/firmware
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info _trial_temp* .fuzz .coverage* .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info _trial_temp* .cache .fuzz .coverage* .mypy_cache .ruff_cache .hypothesis

@@ -221,7 +221,7 @@ log       journalctl -u $NAME
 To put images there as an ordinary user: usermod -aG $NAME USER, and log in anew.
 Try it:
   cp examples/firmware/firmware-1.1.0.bin $dir/
-  curl -i -H 'x-ESP8266-version: 1.0' -o firmware.bin -D - $address/firmware
+  curl -D - -o firmware.bin -H 'x-ESP8266-version: 1.0' $address/firmware
 EOF
 }
 
