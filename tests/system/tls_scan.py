@@ -171,7 +171,7 @@ def main() -> None:
         folder = Path(temporary)
         try:
             with server(folder) as port:
-                findings = [*ask_sslyze(folder, sslyze, port), *ask_testssl(folder, testssl, port)]
+                findings = sorted([*ask_sslyze(folder, sslyze, port), *ask_testssl(folder, testssl, port)])
         except FaultError as fault:
             sys.exit(f"tls_scan: {fault}")
     for finding in findings:
