@@ -334,6 +334,17 @@ class ClientCertificateTests(ClientCase):
         self.check(fetched, 2)
         self.assertEqual([seen.resumed for seen in fetched.seen], [False, True])
 
+    async def test_mbedtls_1024(self) -> None:
+        """With records of 1024 bytes there is room for either."""
+        await self.serve(*Kind, ask=True)
+        for kind in Kind:
+            own: dict[str, Any] = {
+                name: certificates().clients / f"{kind.value}.{end}" for name, end in (("cert", "pem"), ("key", "key"))
+            }
+            fetched = await self.fetch("mbedtls", path=PLAIN, mfl=1024, times=2, **own)
+            self.check(fetched, 2)
+            self.assertEqual([seen.resumed for seen in fetched.seen], [False, True], kind)
+
     async def test_small_records(self) -> None:
         """The other libraries take them with certificates on both sides."""
         await self.serve(*Kind, ask=True)
