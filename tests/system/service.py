@@ -135,6 +135,9 @@ class Run:
         self.expect_service("an ordinary user drops an image, port 80 serves it")
         wait_for("the status follows", lambda: "1 file" in self.property("StatusText"), PATIENCE)
         self.show("status", self.property("StatusText"))
+        places = ("--dir", FIRMWARE, "--state", "/var/lib/ota-server/state")
+        told = self._machine.run("runuser", "-u", "ota-server", "--", "ota-server", "rollout", *places)
+        self.show("the command reads the ledger", told.splitlines()[0])
         self.expect("ota-server --version", self._machine.run("ota-server", "--version").split()[0], "ota-server")
 
     def sandbox(self) -> None:
@@ -206,6 +209,7 @@ class Run:
         self._machine.run("rm", f"{FIRMWARE}/ota.toml")
         self.wait_for_journal("over:", "4")
         own = [entry["MESSAGE"] for entry in self.journal() if entry.get("SYSLOG_IDENTIFIER") == "twistd"]
+        self.expect("Twisted's list of plugins is as it wants it", [line for line in own if "plugin cache" in line], [])
         self.expect("its lines have neither marks nor times", [line for line in own if line[0] != "["], [])
 
     def activation(self) -> None:
@@ -263,17 +267,18 @@ class Run:
 
     def home(self) -> None:
         """See a folder in somebody's home served, while all else there stays hidden."""
-        self._machine.shell(
-            "install -d -o pi -g pi /home/pi/fw; touch /home/pi/secret;"
-            f"runuser -u pi -- cp /src/examples/firmware/{IMAGE.name} '/home/pi/fw'"
-        )
-        self.install("--dir", "/home/pi/fw")
+        folder = "/home/pi/my firmware"
+        # As sudo calls it.
+        self._machine.run("env", "SUDO_USER=pi", "/src/install.sh", "--wheels", "/wheels", "--dir", folder)
+        owner = self._machine.run("stat", "-c", "%U %G %a", folder)
+        self.expect("a folder that was missing is whose who called sudo", owner, "pi ota-server 2775")
+        self._machine.run("runuser", "-u", "pi", "--", "cp", f"/src/examples/firmware/{IMAGE.name}", folder)
+        self._machine.run("touch", "/home/pi/secret")
+        wait_for("the image is offered", lambda: self.ask("http://127.0.0.1/firmware")[:3] == "200", PATIENCE)
         self.expect_service("a folder in a home of mode 700 is served")
         pid = self.property("MainPID")
         seen = self._machine.run("nsenter", f"--target={pid}", "--mount", "find", "/home", "-mindepth", "2")
-        self.expect(
-            "and nothing else of the homes is seen", sorted(seen.split()), ["/home/pi/fw", f"/home/pi/fw/{IMAGE.name}"]
-        )
+        self.expect("of the homes it sees", sorted(seen.splitlines()), [folder, f"{folder}/{IMAGE.name}"])
         self.install("--dir", FIRMWARE)
         self.expect("and undone", self.property("ProtectHome"), "yes")
         done = self._machine.try_run("/src/install.sh", "--wheels", "/wheels", "--dir", "/tmp/fw")
