@@ -1,0 +1,126 @@
+"""What the operations of the API are made of: `Operation`, `Call`, `Answer`, `Problem`, and their parameters."""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ota_server.operator.scopes import Operator, Scope
+
+Json = Any
+"""What `json.dumps` writes: None, bool, int, float, str, lists and dictionaries of these."""
+
+MAX_BODY = 64 * 1024
+"""The largest JSON body, in bytes."""
+
+
+class Problem(Exception):  # noqa: N818 - the word of RFC 9457
+    """Something that an operation can't do, as RFC 9457 writes it.
+
+    `kind` is a short stable word, of which the address of the problem's type is made; `title` says it for people, the
+    same for each of the kind, and `detail` what was wrong here and what to do. `more` are members of its own.
+    """
+
+    def __init__(self, status: int, kind: str, title: str, detail: str = "", **more: Json) -> None:
+        super().__init__(detail or title)
+        self.status = status
+        self.kind = kind
+        self.title = title
+        self.detail = detail
+        self.more = more
+
+    def as_json(self) -> dict[str, Json]:
+        """Return the members of the problem's object."""
+        told = {"type": f"/problems/{self.kind}", "title": self.title, "status": self.status}
+        if self.detail:
+            told["detail"] = self.detail
+        return {**told, **self.more}
+
+
+class Place(enum.StrEnum):
+    """Where a parameter stands."""
+
+    PATH = "path"
+    QUERY = "query"
+    HEADER = "header"
+
+
+@attrs.frozen
+class Parameter:
+    """One parameter of an operation: `read` makes its value of the text, and raises ValueError with what to write.
+
+    `schema` is its JSON Schema. One that isn't required is `default` where it is left out.
+    """
+
+    name: str
+    place: Place
+    summary: str
+    read: Callable[[str], Any] = str
+    schema: Mapping[str, Json] = attrs.field(factory=lambda: {"type": "string"})
+    required: bool = False
+    default: Any = None
+
+
+@attrs.frozen
+class Call:
+    """One call of an operation, with all its parameters read."""
+
+    operator: Operator
+    values: Mapping[str, Any]
+    """The parameters by their names."""
+    body: Json = None
+    """The JSON body, None without one."""
+    now: float = 0.0
+    """The time of the call, in seconds since 1970."""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+@attrs.frozen
+class Answer:
+    """What an operation answers: a status, JSON (None for no body), and further header fields."""
+
+    json: Json = None
+    status: int = 200
+    fields: Sequence[tuple[str, str]] = ()
+
+    def encode(self) -> bytes:
+        """Return the body in UTF-8."""
+        return b"" if self.json is None else json.dumps(self.json, ensure_ascii=False).encode() + b"\n"
+
+
+Handler = Callable[[Call], Awaitable[Answer]]
+
+
+@attrs.frozen
+class Operation:
+    """One operation of the API: method and path below `/api/v1`, who may, what it takes, what it answers.
+
+    `path` holds parameters in braces, as in `/projects/{project}`; `answers` are JSON Schemas by status, None for no
+    body. `body` is the JSON Schema of the body, None where there is none. What fails raises Problem; those that can
+    happen here stand in `problems`, by status, beside those that every operation may answer (400, 401, 403, 404, 405,
+    413, 429, 500, 503).
+    """
+
+    name: str
+    method: str
+    path: str
+    scope: Scope
+    summary: str
+    handle: Handler
+    answers: Mapping[int, Mapping[str, Json] | None]
+    parameters: Sequence[Parameter] = ()
+    body: Mapping[str, Json] | None = None
+    problems: Sequence[int] = ()
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What the whole path has to match; names as `is_name` takes them, and ids, have no slash."""
+        escaped = re.sub(r"\\{([a-z_]+)\\}", r"(?P<\1>[^/]+)", re.escape(self.path))
+        return re.compile(escaped)
