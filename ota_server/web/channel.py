@@ -43,6 +43,8 @@ class DeviceChannel(HTTPChannel):
     """Whether it is of interest how far this connection has got when it ends."""
     last_progress: Reading | None = None
     """How far a watched connection had got when it ended, where the operating system tells."""
+    challenged = False
+    """Whether a token was asked for over this connection."""
     _subject: str | None = None
     _subject_known = False
     _started = False

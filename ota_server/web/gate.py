@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from ota_server.fleet.access import REFUSALS, Access, Refusal, strip_token
+from ota_server.fleet.access import REFUSALS, TOKEN_NEEDED, Access, Refusal, strip_token
 from ota_server.fleet.checkin import Headers
 from ota_server.web.slowing import LONGEST, LONGEST_MISSING, Slowdown, network_of
 
@@ -97,14 +97,21 @@ class Gate:
 
 
 def _answer(request: DeviceRequest, refusal: Refusal) -> None:
-    """Answer a refusal, and end the connection."""
+    """Answer a refusal, and end the connection; but not with the first that asks for a token over this one.
+
+    Where it isn't told to send it at once, `esp_https_ota` of ESP-IDF brings its password after a 401, over the same
+    connection, and fails where that has been closed. What it does over and over is refused the second time.
+    """
+    channel = request.channel
     fields = _FIELDS[refusal.reason]
     if refusal.code == 401:
         fields += _CHALLENGE
+    if refusal is not TOKEN_NEEDED or channel.challenged:
+        channel.persistent = False
+    channel.challenged = True
     if request.clientproto == b"HTTP/1.0":
         # Otherwise it goes without saying; here it is said, since a client that goes on would never end.
         fields += b"Connection: close\r\n"
-    request.channel.persistent = False
     request.respond(refusal.code, fields, refusal.text)
 
 

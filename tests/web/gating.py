@@ -118,11 +118,12 @@ class GateCase(SynchronousTestCase):
         self.door._connections.append(connection)
         return connection
 
-    def refused(self, answer: Answer, code: int, reason: str) -> None:
-        """Check that an answer is a refusal as it has to be."""
+    def refused(self, answer: Answer, code: int, reason: str, *, again: bool = False) -> None:
+        """Check that an answer is a refusal as it has to be; `again` says that it isn't the connection's first."""
         self.assertEqual((answer.code, answer.reason), (code, reason))
         self.assertEqual(answer.get(b"WWW-Authenticate"), b'Basic realm="ota"' if code == 401 else None)
-        self.assertEqual(answer.get(b"Connection"), b"close")
+        kept = reason == "token-needed" and not again
+        self.assertEqual(answer.get(b"Connection"), None if kept else b"close")
         self.assertLess(len(answer.body), 32)
         self.assertLess(len(answer.head), 400)
 

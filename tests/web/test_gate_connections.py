@@ -43,14 +43,15 @@ class ConnectionTests(GateCase):
         self.assertTrue(connection.channel._plain)
         connection.send(request(b"/lamp", *esp8266(version="1.2.0")))
         self.assertEqual(connection.received.count(b"401 Unauthorized"), 1)
-        self.assertTrue(connection.transport.disconnecting)
+        self.assertFalse(connection.channel._plain)
 
     def test_closed(self) -> None:
-        """Each refusal ends the connection, whatever came before, and whatever comes behind."""
+        """Each refusal but one ends the connection, whatever came before, and whatever comes behind."""
         good = request(b"/lamp.bin", bearer(FLEET))
         for bad, version in (
-            (request(b"/lamp.bin"), b"1.1"),
-            (request(b"/lamp.bin", b"Connection: keep-alive"), b"1.1"),
+            (request(b"/lamp.bin", bearer(b"x")), b"1.1"),
+            (request(b"/lamp.bin", bearer(b"x"), b"Connection: keep-alive"), b"1.1"),
+            (request(b"/lamp.bin", b"Connection: close"), b"1.1"),
             (request(b"/lamp", b"Connection: keep-alive", version=b"HTTP/1.0"), b"1.0"),
             (request(b"/lamp", bearer(THEIRS), *esp8266()), b"1.1"),
         ):
@@ -63,6 +64,28 @@ class ConnectionTests(GateCase):
             self.assertIn(second.code, (401, 403))
             self.assertEqual(second.get(b"Connection"), b"close")
             self.assertTrue(connection.transport.disconnecting)
+
+    def test_challenge(self) -> None:
+        """The first request without a token is told to bring one over the same connection, and only the first."""
+        good, missing = request(b"/lamp.bin.version", basic(FLEET)), request(b"/lamp.bin.version")
+        connection = self.door.connect()
+        connection.send(missing, good, good, missing, good)
+        rest, answers = connection.received, []
+        while rest:
+            answer, rest = read_answer(rest)
+            answers.append(answer)
+        self.assertEqual([answer.code for answer in answers], [401, 200, 200, 401])
+        self.refused(answers[0], 401, "token-needed")
+        self.refused(answers[3], 401, "token-needed", again=True)
+        self.assertTrue(connection.transport.disconnecting)
+
+    def test_wrong_after_the_challenge(self) -> None:
+        """A wrong token ends the connection, also where it was asked for."""
+        connection = self.door.connect()
+        connection.send(request(b"/lamp.bin"), request(b"/lamp.bin", basic(b"x")))
+        _, rest = read_answer(connection.received)
+        self.refused(read_only_answer(rest), 401, "token-wrong")
+        self.assertTrue(connection.transport.disconnecting)
 
     def test_live_change(self) -> None:
         """Another policy counts from the next request on, also over a connection that is kept."""
@@ -89,6 +112,7 @@ class ConnectionTests(GateCase):
         self.change(POLICY)
         connection.send(check)
         self.assertIn(b"X-OTA-Reason: token-needed\r\n", connection.received)
+        connection.send(check)
         self.assertTrue(connection.transport.disconnecting)
 
     def test_body(self) -> None:
@@ -193,7 +217,7 @@ class SlowTests(GateCase):
         connection = self.refuse(*fields)
         for quarters in range(40):
             if connection.received:
-                self.assertTrue(connection.transport.disconnecting)
+                connection.lose()
                 return quarters / 4
             self.assertFalse(connection.transport.disconnecting)
             self.door.clock.advance(0.25)
@@ -261,9 +285,9 @@ class SlowTests(GateCase):
         """What comes while an answer waits isn't looked at, and never is."""
         for _ in range(AT_ONCE):
             self.refuse()
-        connection = self.refuse()
+        connection = self.refuse(bearer(b"x"))
         connection.send(request(b"/lamp.bin", bearer(FLEET)))
         self.assertEqual(connection.received, b"")
         self.door.pass_time(5)
-        self.refused(read_only_answer(connection.received), 401, "token-needed")
+        self.refused(read_only_answer(connection.received), 401, "token-wrong")
         self.assertTrue(connection.transport.disconnecting)

@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 from ota_server.fleet.policy import read_policy
 from ota_server.web.gate import Gate
 from ota_server.web.slowing import AT_ONCE, MAX_WAITING_OF_ONE
-from tests.web.answers import read_only_answer
+from tests.web.answers import is_whole, read_only_answer
 from tests.web.door import Connection, Door, turn, until
 
 TOKEN = b"fleet-token-0123456789abcdefghij"
@@ -87,9 +87,9 @@ class RefusalTests(TestCase):
         self.assertIn(client.answers, range(AT_ONCE + 15, 23))
 
     async def test_missing(self) -> None:
-        """Without a token it gets some 35."""
+        """Without a token it gets some 35, the second over a connection being the last."""
         client = await self.hammer(MISSING, 60)
-        self.assertEqual(client.answers, client.connections)
+        self.assertIn(2 * client.connections - client.answers, (0, 1))
         self.assertIn(client.answers, range(AT_ONCE + 25, 38))
 
     async def connect(self, count: int, request: bytes) -> list[Connection]:
@@ -125,10 +125,15 @@ class RefusalTests(TestCase):
         await until(lambda: gate.slowdown.waiting == 0)
 
     async def test_challenge(self) -> None:
-        """A client that asks without, is challenged, and comes back with the token, is served, again and again."""
+        """Who asks without, is challenged, and brings the token over the same connection, is served, again and again.
+
+        So does `esp_https_ota` where it has a password, and isn't told to send it at once.
+        """
         await self.open()
         for _ in range(20):
-            first = await self.door.ask(MISSING)
+            (connection,) = await self.connect(1, MISSING)
+            first = await connection.until(is_whole)
             self.assertEqual(read_only_answer(first).get(b"WWW-Authenticate"), b'Basic realm="ota"')
-            (second,) = await self.connect(1, RIGHT)
-            await second.until(lambda data: data.endswith(b"an image"))
+            connection.send(RIGHT)
+            await connection.until(lambda data: data.endswith(b"an image"))
+            connection.close()
