@@ -264,9 +264,7 @@ def make_server(folder: CertificateFolder, hosts: Sequence[str], days: int | Non
         yield f"{'':9} SHA-256 {fingerprint(certificates[kind], hashes.SHA256())}"
 
 
-def make_clients(
-    folder: CertificateFolder, names: Sequence[str], kind: Kind | None, days: int | None
-) -> Iterator[str]:
+def make_clients(folder: CertificateFolder, names: Sequence[str], kind: Kind | None, days: int | None) -> Iterator[str]:
     """Make or renew the certificates of devices; return the lines to print."""
     authority = folder.load_client_authority()
     _make_folder(folder.server)
