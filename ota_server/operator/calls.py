@@ -84,15 +84,24 @@ class Call:
 
 @attrs.frozen
 class Answer:
-    """What an operation answers: a status, JSON (None for no body), and further header fields."""
+    """What an operation answers: a status, JSON (None for no body), and further header fields.
+
+    `stream` is for a body without end: once status and fields are set, it is called with the request (of
+    twisted.web), writes to it, and finishes it in its own time; time limits for requests don't hold for it, and with
+    HEAD it isn't called.
+    """
 
     json: Json = None
     status: int = 200
     fields: Sequence[tuple[str, str]] = ()
+    stream: Callable[[Any], None] | None = None
 
     def encode(self) -> bytes:
         """Return the body in UTF-8."""
-        return b"" if self.json is None else json.dumps(self.json, ensure_ascii=False).encode() + b"\n"
+        if self.json is None:
+            return b""
+        # The name of a file may be no UTF-8, and then holds halves of surrogate pairs, which become `?`.
+        return json.dumps(self.json, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 Handler = Callable[[Call], Awaitable[Answer]]
@@ -105,7 +114,7 @@ class Operation:
     `path` holds parameters in braces, as in `/projects/{project}`; `answers` are JSON Schemas by status, None for no
     body. `body` is the JSON Schema of the body, None where there is none. What fails raises Problem; those that can
     happen here stand in `problems`, by status, beside those that every operation may answer (400, 401, 403, 404, 405,
-    413, 429, 500, 503).
+    413, 429, 500, 503). `media` is the media type of what it answers where nothing is wrong.
     """
 
     name: str
@@ -118,6 +127,7 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     body: Mapping[str, Json] | None = None
     problems: Sequence[int] = ()
+    media: str = "application/json"
 
     @property
     def pattern(self) -> re.Pattern[str]:
