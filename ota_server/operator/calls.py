@@ -6,9 +6,10 @@ import enum
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
+from twisted.internet.defer import Deferred
 
 from ota_server.operator.scopes import Operator, Scope
 
@@ -77,6 +78,8 @@ class Call:
     """The JSON body, None without one."""
     now: float = 0.0
     """The time of the call, in seconds since 1970."""
+    length: int | None = 0
+    """The length of the body in bytes, as the request tells it; None where it doesn't."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -107,9 +110,33 @@ class Answer:
 Handler = Callable[[Call], Awaitable[Answer]]
 
 
+class BodySink(Protocol):
+    """Takes the body of one request as it comes: `write` for each piece, then one of `finished` and `failed`.
+
+    All is called in the reactor. The next piece is given when the Deferred of the one before has fired; meanwhile
+    nothing is read from the client. Problem may be raised by `write`, by its Deferred and by `finished`.
+    """
+
+    def write(self, data: bytes) -> Deferred[None] | None:
+        """Take a piece; return what fires when there is room for another, or None where that is so already."""
+
+    def finished(self) -> Awaitable[Answer]:
+        """Make the answer, now that the whole body is there. When that fails, there is no call of `failed`."""
+
+    def failed(self) -> None:
+        """Clean up: the client has left, the body is too large, or `write` failed. Must not raise."""
+
+
+Receiver = Callable[[Call], Awaitable[BodySink]]
+"""Decides on a call before its body is read, and returns what takes it; raises Problem to refuse it unread."""
+
+BASE = "/api/v1"
+"""What the addresses of the API begin with."""
+
+
 @attrs.frozen
 class Operation:
-    """One operation of the API: method and path below `/api/v1`, who may, what it takes, what it answers.
+    """One operation of the API: method and path below `base`, who may, what it takes, what it answers.
 
     `path` holds parameters in braces, as in `/projects/{project}`; `answers` are JSON Schemas by status, None for no
     body. `body` is the JSON Schema of the body, None where there is none. What fails raises Problem; those that can
@@ -122,7 +149,7 @@ class Operation:
     path: str
     scope: Scope
     summary: str
-    handle: Handler
+    handle: Handler | None
     answers: Mapping[int, Mapping[str, Json] | None]
     parameters: Sequence[Parameter] = ()
     body: Mapping[str, Json] | None = None
