@@ -154,10 +154,18 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     body: Mapping[str, Json] | None = None
     problems: Sequence[int] = ()
+    receive: Receiver | None = None
+    max_body: int = MAX_BODY
     media: str = "application/json"
+    base: str = BASE
+
+    @property
+    def address(self) -> str:
+        """The whole path, with its parameters in braces."""
+        return self.base + self.path
 
     @property
     def pattern(self) -> re.Pattern[str]:
         """What the whole path has to match; names as `is_name` takes them, and ids, have no slash."""
-        escaped = re.sub(r"\\{([a-z_]+)\\}", r"(?P<\1>[^/]+)", re.escape(self.path))
-        return re.compile(escaped)
+        parts = re.split(r"\{([a-z_]+)\}", self.address)
+        return re.compile("".join(f"(?P<{part}>[^/]+)" if i % 2 else re.escape(part) for i, part in enumerate(parts)))
