@@ -80,6 +80,8 @@ class FleetKeeper(Service):
         self._pool = pool
         self.followers: set[Follower] = set()
         """The downloads that are under way."""
+        self.listeners: list[Callable[[Batch], None]] = []
+        """What is told of each batch that brought events, once it is on disk."""
         self._changes = 0
         self._catalog: Catalog | None = None
         self._waiters: list[Deferred[None]] = []
@@ -272,6 +274,9 @@ class FleetKeeper(Service):
             if batch is not None:
                 fleet.outbox.confirm()
                 self._log_events(batch)
+                if batch.events:
+                    for listener in list(self.listeners):
+                        listener(batch)
                 if MAX_WRITTEN in (len(batch.devices), len(batch.attempts)):
                     # There may be more, which was too much for one batch.
                     self._reactor.callLater(0, self._write)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, Select, Table, bindparam, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ota_server.firmware.versions import Numbers
@@ -109,28 +109,42 @@ class Ledger:
         channel: str | None = None,
         project: str | None = None,
         device: str | None = None,
+        kind: str | None = None,
+        since: float | None = None,
     ) -> list[tuple[EventNumber, Event]]:
         """Return events with their numbers: the newest first, or with `after` those that follow it, the oldest first.
 
-        `before` and `after` are exclusive. `channel`, `project` and `device` leave out what isn't about these.
+        `before` and `after` are exclusive. `channel`, `project` and `device` leave out what isn't about these, `kind`
+        what is of another kind, and `since` what came before that time, in seconds since 1970.
         """
         number = (EVENTS.c.batch, EVENTS.c.place)
-        statement = select(*EVENTS.c).limit(limit)
+        statement = _among(select(*EVENTS.c), channel, project, device, kind, since).limit(limit)
         if before is not None:
             statement = statement.where(tuple_(*number) < before)
         if after is not None:
             statement = statement.where(tuple_(*number) > after).order_by(*number)
         else:
             statement = statement.order_by(*(each.desc() for each in number))
-        for column, value in ((EVENTS.c.channel, channel), (EVENTS.c.project, project), (EVENTS.c.device, device)):
-            if value is not None:
-                statement = statement.where(column == value)
         with self._database.reading() as connection:
             rows = connection.execute(statement).mappings().all()
         return [
             ((row["batch"], row["place"]), Event(row["time"], row["actor"], row["kind"], row["text"], *_subject(row)))
             for row in rows
         ]
+
+    def count_events(
+        self,
+        *,
+        channel: str | None = None,
+        project: str | None = None,
+        device: str | None = None,
+        kind: str | None = None,
+        since: float | None = None,
+    ) -> int:
+        """Return how many events there are; see events."""
+        statement = _among(select(func.count()).select_from(EVENTS), channel, project, device, kind, since)
+        with self._database.reading() as connection:
+            return int(connection.execute(statement).scalar_one())
 
     def orders(self) -> list[Order]:
         """Return what operators want done and isn't yet, in the order that it was given."""
@@ -241,6 +255,23 @@ class Ledger:
         else:
             statement = statement.on_conflict_do_nothing(index_elements=keys)
         connection.execute(statement, rows)
+
+
+def _among(
+    statement: Select[*tuple[Any, ...]],
+    channel: str | None,
+    project: str | None,
+    device: str | None,
+    kind: str | None,
+    since: float | None,
+) -> Select[*tuple[Any, ...]]:
+    """Leave out events that aren't about these."""
+    columns = EVENTS.c
+    wanted = ((columns.channel, channel), (columns.project, project), (columns.device, device), (columns.kind, kind))
+    for column, value in wanted:
+        if value is not None:
+            statement = statement.where(column == _clean(value))
+    return statement if since is None else statement.where(columns.time >= since)
 
 
 def _clean(value: str) -> str:
