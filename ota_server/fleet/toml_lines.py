@@ -7,6 +7,7 @@ import tomllib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 Path = tuple[str | int, ...]
 """The way to a value: keys of tables, and numbers of items of lists."""
@@ -46,6 +47,29 @@ def line_of(lines: Mapping[Path, int], path: Sequence[str | int]) -> int:
     return 1
 
 
+class Section(NamedTuple):
+    """The lines of one table: its path, () for what stands before all headers; and its lines, counted from 1.
+
+    `first` is the line of the header, and `last` that of the end of its last value: what comes behind, as comments and
+    empty lines, may be about the next table as well.
+    """
+
+    path: Path
+    first: int
+    last: int
+
+
+def find_sections(text: str) -> tuple[Section, ...]:
+    """Return the tables of a TOML text that have a header, in the order that they stand there, and the top.
+
+    The text is one that `tomllib` has read. Of a form of TOML that is newer than this there may be fewer.
+    """
+    scanner = _Scanner(text)
+    with suppress(_LostError):
+        scanner.scan()
+    return tuple(scanner.sections)
+
+
 class _LostError(Exception):
     """The text isn't as expected."""
 
@@ -55,6 +79,7 @@ class _Scanner:
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {}
+        self.sections = [Section((), 1, 0)]
         self._text = text
         self._at = 0
         self._ends = [found.start() for found in re.finditer("\n", text)]
@@ -64,12 +89,15 @@ class _Scanner:
         table: Path = ()
         while self._skip(_BETWEEN) < len(self._text):
             if self._take("["):
+                first = self._line()
                 self._take("[")
                 table = self._key(())
+                self.sections.append(Section(table, first, first))
             else:
                 self._pair(table)
             # Nothing but a comment comes behind, and the brackets of a header.
             self._skip(_LINE_END)
+            self.sections[-1] = self.sections[-1]._replace(last=self._line())
 
     def _skip(self, pattern: re.Pattern[str]) -> int:
         """Step over what matches, which may be nothing; return where that leads."""
@@ -85,9 +113,13 @@ class _Scanner:
         self._at += taken
         return taken
 
+    def _line(self) -> int:
+        """Return the line of the character before this place."""
+        return bisect_right(self._ends, self._at - 1) + 1
+
     def _note(self, path: Path) -> None:
         if len(path) <= MAX_DEPTH:
-            self.lines.setdefault(path, bisect_right(self._ends, self._at - 1) + 1)
+            self.lines.setdefault(path, self._line())
 
     def _key(self, table: Path) -> Path:
         """Step over a key, with dots or without, and note it and the tables that it leads through."""
