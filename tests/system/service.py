@@ -41,7 +41,7 @@ def make_wheels(root: Path) -> Path:
             "-m",
             "pip",
             "download",
-            "--quiet",
+            "-qq",
             "--disable-pip-version-check",
             "--only-binary=:all:",
             f"--python-version={version}",
