@@ -6,16 +6,18 @@ BIN := $(VENV)/bin
 # How long `make check-all` fuzzes, in seconds.
 FUZZ_SECONDS ?= 300
 
-.PHONY: help run test check check-all check-container check-service fuzz bench safety coverage format examples clean
+.PHONY: help run test check check-all check-service check-container check-tls check-acme fuzz bench safety coverage format examples clean
 
 help:
 	@echo "make run       serve examples/firmware on port 8000"
 	@echo "make test      run the tests (trial tests)"
 	@echo "make check     ruff, mypy, documentation, news fragments"
 	@echo "make fuzz      feed made-up images to the reading of images for FUZZ_SECONDS ($(FUZZ_SECONDS))"
-	@echo "make check-all check, test and fuzz"
-	@echo "make check-container  build the container image and run it, by podman (as root)"
-	@echo "make check-service    install the service into a Debian of its own, and see it live (as root)"
+	@echo "make check-all check, test, fuzz, and the four below (as root)"
+	@echo "make check-service    install the service into a Debian of its own, and see it live"
+	@echo "make check-container  build the container image and run it, by podman"
+	@echo "make check-tls        let sslyze and testssl.sh scan it"
+	@echo "make check-acme       let certbot renew certificates of the running server"
 	@echo "make check-tls   look at the server's TLS with sslyze and testssl.sh"
 	@echo "make check-acme  get and renew a certificate by ACME, with certbot"
 	@echo "make coverage  run the tests and report the lines and branches they reach"
@@ -70,7 +72,7 @@ check: $(VENV)/dev.stamp
 fuzz: $(VENV)/fuzz.stamp
 	$(BIN)/python -m tests.fuzz.image --seconds $(FUZZ_SECONDS)
 
-check-all: check test fuzz check-container check-service
+check-all: check test fuzz check-service check-container check-tls check-acme
 
 # Debian packages: podman runc netavark iptables uidmap debootstrap docker-compose podman-compose
 check-container: $(VENV)/dev.stamp
