@@ -9,7 +9,7 @@ import gc
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,6 +45,9 @@ QUIET_TIME = 10.0
 that set its time may be that of another machine, and a little behind."""
 
 
+MAX_VOUCHED = 1000
+"""So many files are vouched for at most that no reading has seen yet."""
+
 POLICY_FILE = "ota.toml"
 """The one file in the folder that is neither an image nor a mistake."""
 
@@ -57,7 +60,8 @@ class Reading:
 
     `notices` are those not given before, and `standing` all there are. `unsettled` says that some file is still
     changing, and that it is worth reading again after SETTLE_TIME. `folders` are those that were listed, each with its
-    inode number. `linked` says that something there has another name, by which it may change unnoticed.
+    inode number. `linked` says that something there has another name, by which it may change unnoticed. `changing` are
+    the files that aren't offered yet, since they are being written, or may be.
     """
 
     catalog: Catalog
@@ -66,6 +70,7 @@ class Reading:
     unsettled: bool
     folders: frozenset[tuple[Path, int]]
     linked: bool
+    changing: tuple[str, ...] = ()
 
 
 @attrs.define
@@ -106,6 +111,13 @@ class Folder:
         self._unreadable: dict[FileIdentity, str] = {}
         self._linked = False
         self._closing = threading.Event()
+        self._vouched: dict[FileIdentity, ImageFacts] = {}
+
+    def vouch(self, identity: FileIdentity, facts: ImageFacts) -> None:
+        """Take a file for whole that this process wrote itself, and read. May be called from any thread."""
+        if len(self._vouched) >= MAX_VOUCHED:
+            self._vouched.clear()
+        self._vouched[identity] = facts
 
     def close(self) -> None:
         """Make a reading that is under way stop soon, with InterruptedError. May be called from any thread."""
@@ -127,6 +139,7 @@ class Folder:
         seen: dict[tuple[str, str], _Seen] = {}
         unread: dict[tuple[str, str], FileName] = {}
         unsettled = False
+        changing: list[str] = []
         for channel, file, identity in self._list(notices, folders):
             name = self._parse(file)
             if isinstance(name, str):
@@ -142,19 +155,24 @@ class Folder:
                 last = seen[key] = _Seen(identity, monotonic)
             if writing and self._path(key) in writing:
                 last.since = monotonic
+                changing.append(place_of(*key))
                 continue
             # Twisted's clock is the time of day, which may be set back.
             last.since = min(last.since, monotonic)
-            quiet = now - max(identity.mtime_ns, identity.ctime_ns) / 1e9 >= QUIET_TIME
+            quiet = identity in self._vouched or now - max(identity.mtime_ns, identity.ctime_ns) / 1e9 >= QUIET_TIME
             last.quiet = quiet or monotonic - last.since >= OPAQUE_SETTLE_TIME
             if quiet or monotonic - last.since >= SETTLE_TIME:
                 unread[key] = name
             else:
                 unsettled = True
+                changing.append(place_of(*key))
         with _no_collection(len(unread.keys() - self._seen.keys()) > MANY):
-            found = self._find_out({seen[key].identity: key for key in unread})
+            believed = self._believe(seen[key].identity for key in unread)
+            found = {**believed, **self._find_out({seen[key].identity: key for key in unread})}
             for key, name in unread.items():
-                unsettled |= not self._shelve(key, name, seen[key], notices)
+                if not self._shelve(key, name, seen[key], notices):
+                    unsettled = True
+                    changing.append(place_of(*key))
             self._seen = seen
             come = self._publish()
             self._findings.update(self.catalog, come)
@@ -172,6 +190,7 @@ class Folder:
             unsettled,
             frozenset(folders),
             self._linked,
+            tuple(changing),
         )
 
     @property
@@ -266,6 +285,16 @@ class Folder:
         self._outcomes.update(found)
         return found
 
+    def _believe(self, unread: Iterable[FileIdentity]) -> dict[FileIdentity, ImageFacts]:
+        """Take over what is known of files that were vouched for."""
+        assert self._outcomes is not None
+        believed = {}
+        for identity in unread:
+            facts = self._vouched.pop(identity, None)
+            if facts is not None:
+                self._outcomes[identity] = believed[identity] = facts
+        return believed
+
     def _examine(self, path: str, identity: FileIdentity) -> Outcome | None:
         """Read one file; None where it changed meanwhile or can't be read now, so that a later reading decides."""
         if self._closing.is_set():
@@ -295,7 +324,7 @@ class Folder:
                 notices.add(Notice(place_of(*key), self._unreadable[seen.identity]))
             return seen.identity in self._unreadable
         if seen.reason is None:
-            seen.reason = _find_reason(outcome, self._keys)
+            seen.reason = find_reason(outcome, self._keys)
         if seen.reason:
             notices.add(Notice(place_of(*key), f"is not offered: {seen.reason}"))
             return True
@@ -335,7 +364,7 @@ class Folder:
         return gone
 
 
-def _find_reason(outcome: Outcome, keys: Sequence[VerifyKey]) -> str:
+def find_reason(outcome: Outcome, keys: Sequence[VerifyKey]) -> str:
     """Say why a file that was read must not be offered; nothing where nothing is against it."""
     if isinstance(outcome, ImageError):
         return outcome.reason

@@ -22,7 +22,8 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.filepath import FilePath
 from twisted.python.threadpool import ThreadPool
 
-from ota_server.firmware.catalog import Catalog
+from ota_server.firmware.catalog import Catalog, FileIdentity
+from ota_server.firmware.facts import ImageFacts
 from ota_server.firmware.folder import SETTLE_TIME, Folder, Reading
 from ota_server.firmware.mounts import is_reliable
 from ota_server.firmware.notices import Notice
@@ -79,12 +80,15 @@ class FolderWatcher(Service):
         self.catalog: Catalog | None = None
         self.notices: tuple[Notice, ...] = ()
         """What there is to know of the folder's files: those that aren't served, and what is odd about the others."""
+        self.changing: tuple[str, ...] = ()
+        """Files that aren't offered yet, since they are being written, or may be."""
         self._folder = folder
         self._reactor = reactor
         self._pool = pool
         self._now = now
         self._published = published
         self._waiters: list[Deferred[None]] = []
+        self._lookers: list[Deferred[None]] = []
         self._next: IDelayedCall | None = None
         self._busy = False
         self._reading: Deferred[None] | None = None
@@ -94,6 +98,11 @@ class FolderWatcher(Service):
         self._started = 0.0
         self._took = 0.0
         self._reliable = False
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with reading the folder, on one line; empty where nothing is."""
+        return "; ".join(filter(None, self._troubles.values()))
 
     def when_ready(self) -> Deferred[None]:
         """Return a Deferred that fires once there is a catalog."""
@@ -127,7 +136,43 @@ class FolderWatcher(Service):
         if self._next is not None:
             self._next.cancel()
             self._next = None
+        if not self._busy:
+            self._answer(self._take_lookers(), ConnectionAbortedError("the server ends"))
         return self._reading
+
+    def vouch(self, identity: FileIdentity, facts: ImageFacts) -> None:
+        """Take a file for whole that this process wrote itself, and read. May be called from any thread."""
+        self._folder.vouch(identity, facts)
+
+    def look_now(self) -> Deferred[None]:
+        """Read the folder at once; return a Deferred that fires when a reading is over that began after this.
+
+        It fails with OSError where the folder can't be read now, and where the server is about to end.
+        """
+        looker: Deferred[None] = Deferred(self._lookers_remove)
+        self._lookers.append(looker)
+        if not self.running:
+            self._answer(self._take_lookers(), ConnectionAbortedError("the server ends"))
+        elif not self._busy:
+            self._read_in(0.0)
+        return looker
+
+    def _lookers_remove(self, looker: Deferred[None]) -> None:
+        if looker in self._lookers:
+            self._lookers.remove(looker)
+
+    def _take_lookers(self) -> list[Deferred[None]]:
+        lookers, self._lookers = self._lookers, []
+        return lookers
+
+    def _answer(self, lookers: list[Deferred[None]], problem: OSError | None) -> None:
+        """Tell those who waited for a reading that it is over."""
+        for looker in lookers:
+            if not looker.called:
+                if problem is None:
+                    looker.callback(None)
+                else:
+                    looker.errback(problem)
 
     def hint(self) -> None:
         """Read the folder soon, since something there has changed."""
@@ -153,24 +198,28 @@ class FolderWatcher(Service):
         self._changed = False
         self._busy = True
         began = self._reactor.seconds()
-        self._reading = Deferred.fromCoroutine(self._read_once(began))
+        self._reading = Deferred.fromCoroutine(self._read_once(began, self._take_lookers()))
 
-    async def _read_once(self, began: float) -> None:
+    async def _read_once(self, began: float, lookers: list[Deferred[None]]) -> None:
         """Read the folder, publish what was found, then keep that; and see to the next time."""
         unsettled = False
+        problem = OSError("reading the folder failed")
         try:
             reading = await deferToThreadPool(
                 self._reactor, self._pool, self._folder.read, self._now(), began, self._writing()
             )
             unsettled = self._take(reading)
             self._tell("folder", "")
+            self._answer(lookers, None)
             await self._keep()
             unsettled |= await self._pack()
         except OSError as error:
+            problem = error
             self._reliable = False
             self._tell("folder", f"{self._folder.root} is served as it was read last: {error}")
         except Exception:  # noqa: BLE001 - the folder is read again, whatever it was
             self.log.failure("reading the folder failed; it is tried again")
+        self._answer(lookers, problem)
         self._schedule(unsettled, began)
 
     def _take(self, reading: Reading) -> bool:
@@ -179,7 +228,7 @@ class FolderWatcher(Service):
             # The default level shows what is likely to be a mistake, and no more.
             level = LogLevel.error if notice.serious else LogLevel.warn
             self.log.emit(level, "{file!a} {reason}", file=notice.file, reason=notice.reason, word=notice.word)
-        self.notices = reading.standing
+        self.notices, self.changing = reading.standing, reading.changing
         if self._hints is not None:
             reliable, come = self._hints.watch(reading.folders)
             self._reliable = reliable and not reading.linked
@@ -247,6 +296,7 @@ class FolderWatcher(Service):
     def _schedule(self, unsettled: bool, began: float) -> None:
         self._busy = False
         if not self.running:
+            self._answer(self._take_lookers(), ConnectionAbortedError("the server ends"))
             return
         self._took = self._reactor.seconds() - began
         delay = min(MAX_INTERVAL, max(MIN_INTERVAL, self._took / READING_SHARE))
@@ -254,6 +304,8 @@ class FolderWatcher(Service):
             delay = RELIABLE_INTERVAL
         if unsettled:
             delay = min(delay, SETTLE_TIME + self._took)
+        if self._lookers:
+            delay = 0.0
         self._read_in(min(delay, self._hint_delay()) if self._changed else delay)
 
 
