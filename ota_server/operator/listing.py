@@ -30,6 +30,9 @@ STEP = 200
 MAX_CURSOR = 2000
 """The longest cursor, in characters."""
 
+_HUGE = 1 << 63
+"""No number of a key is so large, and no database takes it."""
+
 T = TypeVar("T")
 
 Key = tuple[Any, ...]
@@ -112,7 +115,8 @@ def _is_of(members: Sequence[Json], shape: tuple[type, ...]) -> bool:
     # A whole number of seconds is written without a point, and true is a number in Python.
     allowed = [(float, int) if each is float else (each,) for each in shape]
     return len(members) == len(shape) and all(
-        type(member) in kinds for member, kinds in zip(members, allowed, strict=True)
+        type(member) in kinds and not (type(member) is int and abs(member) >= _HUGE)
+        for member, kinds in zip(members, allowed, strict=True)
     )
 
 
