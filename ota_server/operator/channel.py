@@ -91,6 +91,7 @@ class OperatorChannel(HTTPChannel):
     def requestDone(self, request: Request) -> None:
         """Go on with the next request."""
         self._awaits_head = True
+        self._savedTimeOut = self.site.timeOut
         super().requestDone(request)
 
     def rawDataReceived(self, data: bytes) -> None:
@@ -114,7 +115,8 @@ class OperatorChannel(HTTPChannel):
         if self._held:
             self._held = False
             if not self._handlingRequest:
-                self.setTimeout(self.timeOut)
+                # It isn't in `timeOut` any more: there it has been switched off.
+                self.setTimeout(self.site.timeOut)
             self._networkProducer.resumeProducing()
 
     def resumeProducing(self) -> None:
