@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(inspect(given[1:]))
     if given and given[0] in _COMMANDS:
         # Each loads what it needs, and no more.
-        module, function = _COMMANDS[given[0]]
+        module, function = _find_command(given[0], given[1:])
         try:
             sys.exit(getattr(importlib.import_module(module), function)(given[1:]))
         except BrokenPipeError:
@@ -47,7 +47,38 @@ _COMMANDS = {
     "simulate": ("ota_server.simulate", "simulate"),
     "make-cert": ("ota_server.make_cert", "make_cert"),
     "make-token": ("ota_server.make_token", "run_make_token"),
+    "publish": ("ota_server.remote.publish", "publish"),
+    "releases": ("ota_server.remote.listing", "list_releases"),
+    "devices": ("ota_server.remote.listing", "list_devices"),
+    "events": ("ota_server.remote.listing", "list_events"),
+    "pin": ("ota_server.remote.ordering", "pin"),
+    "unpin": ("ota_server.remote.ordering", "unpin"),
+    "hold": ("ota_server.remote.ordering", "hold"),
+    "release": ("ota_server.remote.ordering", "release"),
+    "rename": ("ota_server.remote.ordering", "rename"),
+    "yank": ("ota_server.remote.ordering", "yank"),
+    "token": ("ota_server.remote.tokens", "run_token"),
+    "completion": ("ota_server.completion", "run_completion"),
 }
+
+_ALSO_REMOTE = {
+    "explain": ("ota_server.remote.explaining", "run_explain"),
+    "rollout": ("ota_server.remote.ordering", "run_rollout"),
+    "device": ("ota_server.remote.listing", "show_device"),
+}
+"""The commands that work on the state of a server on this machine, and ask a door where one is named."""
+
+
+def _find_command(name: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return module and function of a command."""
+    if name in _ALSO_REMOTE:
+        from ota_server.orders import DEVICE_ORDERS
+        from ota_server.remote.address import is_remote
+
+        # What is remembered of a device is told by the door alone, also on this machine.
+        if is_remote(arguments, os.environ) or (name == "device" and not set(arguments) & set(DEVICE_ORDERS)):
+            return _ALSO_REMOTE[name]
+    return _COMMANDS[name]
 
 
 class InspectOptions(usage.Options):

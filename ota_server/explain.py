@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 from twisted.python import usage
 
+from ota_server.arguments import put_options_first
 from ota_server.firmware.catalog import STABLE, Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.esp import escape
@@ -74,7 +75,8 @@ class ExplainOptions(PlaceOptions):
         "DEVICE is its MAC address, its chip id, or its name in the policy. It works beside a running server, and "
         "without one. What isn't said of the device is what it told at its last check-in; a device that never was is "
         "told of by --project and --version. The exit status is 1 where nothing is known of the device. Where "
-        "DIR/ota.toml has a fault the default policy stands in for it, and a warning says so."
+        "DIR/ota.toml has a fault the default policy stands in for it, and a warning says so. With --url, or "
+        "OTA_SERVER_URL, it asks a server elsewhere: ota-server explain --url URL --help."
     )
     optParameters = [
         ["policy", None, None, "File with the policy (default: DIR/ota.toml, if it is there)."],
@@ -192,23 +194,6 @@ def _load_policy(options: ExplainOptions) -> tuple[Policy, str]:
             file=sys.stderr,
         )
         return DEFAULT_POLICY, str(problem)
-
-
-def put_options_first(arguments: Sequence[str], options: usage.Options) -> list[str]:
-    """Bring options that stand behind other arguments before them, since `usage.Options` looks no further."""
-    valued = {f"--{name.rstrip('=')}" for name in options.longOpt if name.endswith("=")}
-    valued |= {f"-{letter}" for letter, long in options.synonyms.items() if len(letter) == 1 and f"--{long}" in valued}
-    found: list[str] = []
-    others: list[str] = []
-    left = iter(arguments)
-    for argument in left:
-        if argument == "--":
-            others += left
-        elif argument in valued:
-            found += [argument, *[value for value in [next(left, None)] if value is not None]]
-        else:
-            (found if argument.startswith("-") and argument != "-" else others).append(argument)
-    return [*found, "--", *others] if others else found
 
 
 def find_device(text: str, policy: Policy) -> str:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.python import usage
 
-from ota_server.explain import put_options_first
+from ota_server.arguments import put_options_first
 from ota_server.firmware.esp import escape
 from ota_server.fleet.settings import SettingError, read_device
 from ota_server.tls.making import (

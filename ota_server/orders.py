@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 
 from twisted.python import usage
 
-from ota_server.explain import PlaceOptions, find_device, put_options_first
+from ota_server.arguments import put_options_first
+from ota_server.explain import PlaceOptions, find_device
 from ota_server.firmware.catalog import STABLE
 from ota_server.firmware.versions import Numbers, VersionError, numbers_of, parse_file_version
 from ota_server.fleet.device import Place
@@ -35,7 +36,8 @@ class RolloutOptions(PlaceOptions):
     synopsis = "Usage: ota-server rollout [options] status [PROJECT] | halt|resume|restart|complete PROJECT VERSION"
     longdesc = (
         "Shows how far releases have got, or tells the server what to do with one: halt it; resume it, which "
-        "acknowledges the failures seen so far; restart it with its first stage; complete it, so that all get it."
+        "acknowledges the failures seen so far; restart it with its first stage; complete it, so that all get it. With "
+        "--url, or OTA_SERVER_URL, it asks a server elsewhere: ota-server rollout --url URL --help."
     )
     optParameters = [["channel", None, STABLE, "Channel of the release."]]
 
