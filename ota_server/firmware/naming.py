@@ -46,6 +46,11 @@ class FileName:
     chip: str | None = None
     compressed: bool = False
 
+    def spell(self) -> str:
+        """Return the name of a file that says this, with all three numbers of its version."""
+        tags = [str(self.version), *filter(None, (self.chip, "fs" if self.kind is Kind.FILESYSTEM else None))]
+        return f"{self.project}-{'.'.join(tags)}.bin{'.gz' if self.compressed else ''}"
+
 
 # A first character that is a letter, digit or underscore keeps hidden files and the address "/-/" apart.
 _NAME = re.compile(r"[0-9A-Za-z_][0-9A-Za-z_.+-]*", re.ASCII)

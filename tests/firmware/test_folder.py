@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.firmware import folder as folder_module
-from ota_server.firmware.catalog import STABLE, Image
+from ota_server.firmware.catalog import STABLE, FileIdentity, Image
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.facts import ImageFacts
 from ota_server.firmware.folder import (
@@ -211,6 +211,39 @@ class SettlingTests(FolderCase):
         self.put("lamp-1.1.bin")
         self.assertTrue(self.read(SETTLE_TIME).unsettled)
         self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+
+class VouchingTests(FolderCase):
+    """Files that the server wrote itself."""
+
+    def test_vouched_for(self) -> None:
+        """A file that is vouched for is offered at once, isn't read again, and is known after a restart."""
+        path = self.put("lamp-1.0.bin", b"no form that tells its end")
+        read = self.count_readings()
+        with path.open("rb") as file:
+            self.folder.vouch(identify(file.fileno()), read_image(file))
+        self.read(0.0)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+        self.folder.keep()
+        self.folder = self.make_folder()
+        self.read()
+        self.assertEqual((self.offered(), read), ({"lamp-1.0.bin"}, []))
+
+    def test_another_file(self) -> None:
+        """What was vouched for is one state of a file, and no other."""
+        path = self.put("lamp-1.0.bin", b"one")
+        with path.open("rb") as file:
+            self.folder.vouch(identify(file.fileno()), read_image(file))
+        path.write_bytes(b"another")
+        self.read(0.0)
+        self.assertEqual(self.offered(), set())
+
+    def test_forgotten(self) -> None:
+        """What is vouched for and never seen doesn't fill the memory."""
+        facts = read_image(b"x")
+        for number in range(2 * folder_module.MAX_VOUCHED + 1):
+            self.folder.vouch(FileIdentity(number, 1, 0, 0), facts)
+        self.assertLessEqual(len(self.folder._vouched), folder_module.MAX_VOUCHED)
 
 
 class ChangingTests(FolderCase):

@@ -110,6 +110,7 @@ class FileNameTests(SynchronousTestCase):
     def test_formatted_is_read_back(self, name: FileName, patch: bool, chip_first: bool) -> None:
         """A name formatted by the scheme is read back as what it was made of, however it is spelled."""
         self.assertEqual(parse_file_name(spell(name, patch=patch, chip_first=chip_first)), name)
+        self.assertEqual(parse_file_name(name.spell()), name)
 
     @settings(deadline=None, max_examples=300)
     @given(st.text(max_size=60) | st.lists(_PIECES, max_size=10).map("".join))

@@ -24,9 +24,10 @@ from zope.interface import implementer
 
 from ota_server.firmware import folder as folder_module
 from ota_server.firmware import watch as watch_module
-from ota_server.firmware.catalog import STABLE, Catalog
+from ota_server.firmware.catalog import STABLE, Catalog, FileIdentity
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import OPAQUE_SETTLE_TIME, SETTLE_TIME, Folder, Reading
+from ota_server.firmware.image import read_image
 from ota_server.firmware.packing import AT_ONCE, Packer
 from ota_server.firmware.watch import (
     HINT_DELAY,
@@ -155,6 +156,80 @@ class WatcherCase(SynchronousTestCase):
         """Return the times between the beginnings of readings."""
         times = self.folder.times
         return [round(after - before, 6) for before, after in pairwise(times)]
+
+
+class LookingNowTests(WatcherCase):
+    """Reading at once, for those who changed something themselves."""
+
+    def test_between_readings(self) -> None:
+        """The folder is read at once, and whoever asked is told after the catalog is published."""
+        self.start()
+        path = self.put("lamp-1.0.bin")
+        with path.open("rb") as file:
+            self.watcher.vouch(FileIdentity.of(os.fstat(file.fileno())), read_image(file))
+        looked = self.watcher.look_now()
+        self.assertNoResult(looked)
+        self.clock.advance(0)
+        self.pool.work()
+        self.successResultOf(looked)
+        self.assertEqual(self.offered(), {"lamp-1.0.bin"})
+
+    def test_while_reading(self) -> None:
+        """A reading that has begun before may have missed the change, so that another follows it at once."""
+        self.start()
+        self.clock.advance(MAX_INTERVAL)
+        looked = self.watcher.look_now()
+        self.assertEqual(len(self.pool.jobs), 1)
+        self.pool.jobs.pop(0)()
+        self.clock.advance(0)
+        self.assertNoResult(looked)
+        self.pool.work()
+        self.clock.advance(0)
+        self.pool.work()
+        self.successResultOf(looked)
+        self.assertEqual(self.intervals()[-1], 0.0)
+
+    def test_trouble(self) -> None:
+        """Whoever asked is told why the folder can't be read, and the next one isn't."""
+        self.start()
+        self.folder.trouble = PermissionError("no")
+        looked = self.watcher.look_now()
+        self.clock.advance(0)
+        self.pool.work()
+        self.assertIs(self.failureResultOf(looked).value, self.folder.trouble)
+        self.folder.trouble = None
+        looked = self.watcher.look_now()
+        self.clock.advance(0)
+        self.pool.work()
+        self.successResultOf(looked)
+        self.folder.trouble = ZeroDivisionError()
+        looked = self.watcher.look_now()
+        self.clock.advance(0)
+        self.pool.work()
+        self.failureResultOf(looked, OSError)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_end(self) -> None:
+        """Nobody waits for a server that ends, or has ended."""
+        self.start()
+        self.clock.advance(MAX_INTERVAL)
+        looked = self.watcher.look_now()
+        self.watcher.stopService()
+        self.pool.work()
+        self.failureResultOf(looked, ConnectionAbortedError)
+        self.failureResultOf(self.watcher.look_now(), ConnectionAbortedError)
+
+    def test_given_up(self) -> None:
+        """Whoever doesn't wait any longer isn't told."""
+        self.start()
+        for work in (False, True):
+            looked = self.watcher.look_now()
+            if work:
+                self.clock.advance(0)
+            looked.cancel()
+            self.failureResultOf(looked, CancelledError)
+            self.clock.advance(0)
+            self.pool.work()
 
 
 class ReadyTests(WatcherCase):
