@@ -13,11 +13,12 @@ import attrs
 from twisted.python import usage
 
 from ota_server.arguments import put_options_first
-from ota_server.firmware.catalog import STABLE, Catalog
+from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.esp import escape
 from ota_server.firmware.folder import Folder
 from ota_server.firmware.signatures import VerifyKey
+from ota_server.fleet.asking import suppose_check_in
 from ota_server.fleet.checkin import CheckIn, Mode
 from ota_server.fleet.decision import Case, Traffic, place_by
 from ota_server.fleet.device import Attempt, Device, Place
@@ -32,6 +33,10 @@ from ota_server.tap import check_database, load_keys, load_source
 
 ALL_SETTLED = 3600.0
 """How far ahead of the clock the folder is read, in seconds, so that every file in it counts as settled."""
+
+
+_TOLD = ("project", "channel", "version", "chip", "free-space", "chip-size")
+"""The options that say what the device tells."""
 
 
 class PlaceOptions(usage.Options):
@@ -233,36 +238,8 @@ def read_catalog(folder: Path, state: Path, keys: Sequence[VerifyKey], now: floa
 
 def _make_check_in(options: ExplainOptions, device_id: str | None, device: Device | None, catalog: Catalog) -> CheckIn:
     """Make the check-in that is explained: what the device told the last time, but for what the options say."""
-    mode = Mode(options["mode"] or "sketch")
-    project = options["project"]
-    if device is None:
-        check_in = CheckIn(STABLE, project, None, None, device_id, None, mode)
-    else:
-        place = (device.channel, device.project)
-        check_in = CheckIn(*place, device.dialect, device.chip, device.id, device.version, mode)
-        if options["version"] is None and device.image is not None:
-            check_in = attrs.evolve(check_in, sketch_md5=_hash_of(device.image, catalog))
-    changes: dict[str, Any] = {
-        name: options[option]
-        for option, name in (
-            ("project", "project"),
-            ("channel", "channel"),
-            ("version", "version"),
-            ("chip", "chip"),
-            ("free-space", "free_space"),
-            ("chip-size", "chip_size"),
-        )
-        if options[option] is not None
-    }
-    return attrs.evolve(check_in, **changes)
-
-
-def _hash_of(content: str, catalog: Catalog) -> str | None:
-    """Return a hash by which a device tells that it runs an image of this content, if that is in the catalog."""
-    for sketch_hash, images in catalog.by_hash.items():
-        if any(image.facts.core.sha256 == content for image in images):
-            return sketch_hash
-    return None
+    told = {option.replace("-", "_"): options[option] for option in _TOLD}
+    return suppose_check_in(device_id, device, catalog, Mode(options["mode"] or "sketch"), **told)
 
 
 def _as_json(case: Case, told: Explanation, known: Known, name: str | None, policy_trouble: str) -> dict[str, Any]:

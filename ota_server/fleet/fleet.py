@@ -93,7 +93,7 @@ class Fleet:
             case.rollouts = self.course.places.get((placed.channel, placed.project), NO_ROLLOUTS)
         if policy.max_downloads is None and case.rules.max_downloads is None:
             return decide_case(case)
-        case.traffic = self._traffic(case.check_in, now)
+        case.traffic = self.traffic(case.check_in)
         decision = decide_case(case)
         if case.device is not None and decision.reason == "busy":
             self._let_wait(case.device.id, now)
@@ -249,7 +249,8 @@ class Fleet:
             self._waiting.popitem(last=False)
         self.course.tick(now)
 
-    def _traffic(self, check_in: CheckIn, now: float) -> Traffic:
+    def traffic(self, check_in: CheckIn) -> Traffic:
+        """Return how much is being downloaded, as it matters to a check-in."""
         return Traffic(
             self._active,
             self._active_of[check_in.project],
