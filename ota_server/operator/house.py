@@ -31,7 +31,7 @@ class House:
 
     `reader` reads the ledger, None where the server keeps none. `pool` is for what blocks. `keys` are those that images
     have to be signed by, if any. `doors` say where the server listens, `ends` when its certificates end, both for
-    people. `started_at` is in seconds since 1970.
+    people. `folder` and `policy_file` are paths. `started_at` is in seconds since 1970.
     """
 
     watcher: FolderWatcher
@@ -44,6 +44,8 @@ class House:
     keys: Sequence[VerifyKey] = ()
     doors: Sequence[str] = ()
     ends: Callable[[], Sequence[str]] = lambda: ()
+    folder: str = ""
+    policy_file: str = ""
     started_at: float = 0.0
 
     @property
