@@ -7,7 +7,7 @@ fails, they are served from memory, and what changes waits, as far as there is r
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from twisted.application.service import Service
@@ -19,7 +19,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
-from ota_server.firmware.catalog import Catalog
+from ota_server.firmware.catalog import Catalog, Image
 from ota_server.firmware.versions import Numbers, numbers_of
 from ota_server.fleet.checkin import CheckIn
 from ota_server.fleet.decide import Decision
@@ -82,6 +82,7 @@ class FleetKeeper(Service):
         """The downloads that are under way."""
         self.listeners: list[Callable[[Batch], None]] = []
         """What is told of each batch that brought events, once it is on disk."""
+        self._unsure: list[tuple[int, Deferred[None]]] = []
         self._changes = 0
         self._catalog: Catalog | None = None
         self._waiters: list[Deferred[None]] = []
@@ -150,6 +151,49 @@ class FleetKeeper(Service):
         else:
             self._waiters.append(ready)
         return ready
+
+    def written(self) -> Deferred[None]:
+        """Return a Deferred that fires once all that has changed so far is in the ledger, and has taken effect.
+
+        It fails with LedgerError when the server ends before that. Whoever doesn't wait any longer may cancel it; it is
+        written all the same, as soon as the ledger can be.
+        """
+        number = self.loaded.outbox.last
+        written: Deferred[None] = Deferred(self._unsure_remove)
+        if number:
+            self._unsure.append((number, written))
+            self._reactor.callLater(0, self._write)
+        else:
+            written.callback(None)
+        return written
+
+    def _unsure_remove(self, written: Deferred[None]) -> None:
+        self._unsure = [each for each in self._unsure if each[1] is not written]
+
+    def _settle(self, fleet: Fleet, batch: Batch) -> None:
+        """Tell those who wait that their changes are in the ledger, now that this batch is."""
+        unsure, self._unsure = self._unsure, []
+        # What was too much for one batch may be theirs, and is in the next.
+        left = fleet.outbox.last if MAX_WRITTEN in (len(batch.devices), len(batch.attempts)) else 0
+        for number, written in unsure:
+            if number > batch.id or left:
+                self._unsure.append((max(number, left), written))
+            else:
+                written.callback(None)
+        if self._unsure:
+            self._reactor.callLater(0, self._write)
+
+    def break_off(self, images: Iterable[Image]) -> None:
+        """End the downloads of images that are served no more: a device that has half of one keeps what it runs."""
+        gone = {(image.path, image.identity) for image in images}
+        for follower in list(self.followers):
+            image = follower.image
+            if image is not None and (image.path, image.identity) in gone:
+                self._break_off(follower, image)
+
+    def _break_off(self, follower: Follower, image: Image) -> None:
+        self.log.info("{device}: {image} is broken off", device=follower.device, image=image.file_name)
+        follower.break_off()
 
     def startService(self) -> None:
         """Read the ledger, as soon as it can be read."""
@@ -223,8 +267,7 @@ class FleetKeeper(Service):
         for follower in list(self.followers):
             image = follower.image
             if image is not None and numbers_of(image.version) in self.barred((image.channel, image.project)):
-                self.log.info("{device}: {image} is broken off", device=follower.device, image=image.file_name)
-                follower.break_off()
+                self._break_off(follower, image)
 
     def _hurry(self) -> None:
         """Write soon, since something waits to take effect."""
@@ -273,6 +316,7 @@ class FleetKeeper(Service):
         try:
             if batch is not None:
                 fleet.outbox.confirm()
+                self._settle(fleet, batch)
                 self._log_events(batch)
                 if batch.events:
                     for listener in list(self.listeners):
@@ -420,7 +464,15 @@ class FleetKeeper(Service):
             return
         except Exception:  # noqa: BLE001 - the end comes, whatever it was
             self.log.failure("the last changes are lost")
+        finally:
+            self._disappoint()
         await self._in_thread(self._ledger.close)
+
+    def _disappoint(self) -> None:
+        """Tell those who wait that nothing more is written."""
+        unsure, self._unsure = self._unsure, []
+        for _, written in unsure:
+            written.errback(LedgerError("the server ends, and this may not be written"))
 
     async def _write_out(self, fleet: Fleet) -> None:
         """Write what was given out, and what has come since."""
@@ -432,6 +484,7 @@ class FleetKeeper(Service):
             if batch is not None:
                 await self._in_time(self._in_thread(self._ledger.write, batch))
                 fleet.outbox.confirm()
+                self._settle(fleet, batch)
             elif self._anew is None:
                 break
 

@@ -273,11 +273,18 @@ class Fleet:
 
     def follow(self, order: Order, now: float) -> None:
         """Do what an operator left for the server to do; what it can't do becomes an event that says why."""
-        problem = self._follow_rollout(order, now) if order.version is not None else self._follow_device(order, now)
+        problem = self.carry_out(order, now)
         if problem:
             place = (order.channel, order.project, order.version, order.device)
             self.outbox.told(Event(now, order.actor, "refused", f"{order.kind}: {problem}", *place))
         self.outbox.followed(order.id)
+
+    def carry_out(self, order: Order, now: float) -> str:
+        """Do what an operator wants; return why it can't be done, nothing where it was.
+
+        What it changes of a rollout takes effect once it is written.
+        """
+        return self._follow_rollout(order, now) if order.version is not None else self._follow_device(order, now)
 
     def _follow_rollout(self, order: Order, now: float) -> str:
         assert order.version is not None

@@ -80,6 +80,13 @@ class Outbox:
         """How many changes aren't in the ledger yet."""
         return len(self) + (_size_of(self._pending[0]) if self._pending is not None else 0)
 
+    @property
+    def last(self) -> int:
+        """The id of the batch that holds what was noted last, or will; 0 where all is in the ledger."""
+        if len(self):
+            return self._next
+        return 0 if self._pending is None else self._pending[0].id
+
     def saw(self, device: Device, now: float) -> None:
         """Note a check-in that changed nothing else, at a time in seconds since 1970."""
         if device.unwritten:

@@ -58,7 +58,8 @@ class ReceivingCase(SynchronousTestCase):
         with self.assertRaises(Problem) as caught:
             do()
         self.assertNotIn("\n", caught.exception.detail)
-        return caught.exception
+        problem: Problem = caught.exception
+        return problem
 
     def files(self) -> dict[str, bytes]:
         """Return all there is in the folder, hidden files as well."""
@@ -260,7 +261,7 @@ class TroubleTests(ReceivingCase):
         if os.geteuid() != 0:
             raise SkipTest("NOT TESTED: a full disk, since only root may mount a small file system")
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", self.root], check=True)
-        self.addCleanup(subprocess.run, ["umount", self.root], check=True)
+        self.addCleanup(lambda: subprocess.run(["umount", self.root], check=True) and None)
         problem = self.refused(lambda: self.begin(length=1 << 20))
         self.assertEqual((problem.status, self.files()), (507, {}))
         # It isn't told how much will come.
