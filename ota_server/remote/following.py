@@ -46,7 +46,7 @@ def rollout_of(door: Door, release: Release) -> Json | None:
     try:
         return door.get(path_of("projects", release.project, "rollouts", release.version), channel=release.channel)
     except Refusal as refusal:
-        if refusal.code == 404:
+        if refusal.kind == "no-rollout":
             return None
         raise
 

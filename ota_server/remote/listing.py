@@ -164,8 +164,8 @@ def list_devices(arguments: Sequence[str]) -> int:
             version=options["runs"],
             outcome=options["outcome"],
             chip=options["chip"],
-            last_seen_before=options["seen-before"],
-            last_seen_after=options["seen-after"],
+            seen_before=options["seen-before"],
+            seen_after=options["seen-after"],
             sort=options["sort"],
         )
         _show(options, devices, _DEVICE_HEADS, _device_row, "there are no such devices")
@@ -206,10 +206,12 @@ def list_events(arguments: Sequence[str]) -> int:
             return Status.DONE
         after = options["after"]
         if after is None:
-            newest = list(door.items("/events", options["count"] or 1))
-            for event in reversed(newest):
+            # Seen first: what comes meanwhile is told by the list, or else by the stream.
+            after = door.newest_event()
+            listed = list(door.items("/events", options["count"], **wanted))
+            for event in reversed(listed):
                 _print_event(options, event, wanted)
-            after = str(newest[0]["id"]) if newest else "0-0"
+            after = max([after, *(event["id"] for event in listed[:1])], key=_number_of)
         for event in door.events(after, tell=True):
             _print_event(options, event, wanted)
         return Status.DONE
@@ -290,6 +292,11 @@ def _event_row(event: Json) -> Sequence[object]:
     )
 
 
+def _number_of(event: str) -> tuple[int, ...]:
+    """Return what the ids of events are ordered by."""
+    return tuple(map(int, event.split("-")))
+
+
 def _subject(event: Json) -> str | None:
     """Return what an event is about: a release, a device, or both."""
     channel, project = event.get("channel"), event.get("project")
@@ -312,22 +319,22 @@ def _print_device(told: Json) -> None:
     listed = ("settings", "open_attempts", "attempts", "events", "taken")
     facts = {name: spell_time(value) if _is_time(value) else value for name, value in told.items()}
     print_facts((name.replace("_", " "), value) for name, value in facts.items() if name not in listed)
-    held = [(name, each) for name, each in (told.get("settings") or {}).items() if each["origin"] is not None]
+    held = [(name, each) for name, each in told["settings"].items() if each["origin"] is not None]
     if held:
         print_line("settings:")
         for name, each in held:
             where = f"policy, line {each['origin']['line']}, {each['origin']['table']}"
             print_line(f"  {spell(name.replace('_', '-'))} = {spell(each['value'])}  ({spell(where)})")
-    if told.get("attempts"):
+    if told["attempts"]["items"]:
         print_line("what it was sent:")
-        for each in told["attempts"]:
+        for each in told["attempts"]["items"]:
             print_line(
                 f"  {spell_time(each['offered_at'])}  {spell(each['project'])} {spell(each['version'])} "
                 f"{spell(each['kind'])}: {spell(each['outcome'])}, {spell(each['downloads'])} downloads"
             )
-    if told.get("events"):
+    if told["events"]["items"]:
         print_line("events:")
-        for event in told["events"]:
+        for event in told["events"]["items"]:
             print_line(f"  {spell_time(event['time'])}  {spell(event['kind'])}: {spell(event['text'])}")
 
 
