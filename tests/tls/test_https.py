@@ -7,11 +7,12 @@ import ssl
 from pathlib import Path
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from ota_server.tls.creator import DeviceTls, TlsFiles
+from ota_server.tls.creator import TlsFiles
+from ota_server.tls.endpoint import make_endpoint
 from tests.certificates import make_authority, make_pem
 from tests.serving import ServedFolder
 
@@ -38,7 +39,7 @@ class HttpsTests(TestCase):
         pem.write_bytes(make_pem("localhost"))
         served = ServedFolder(self, {"firmware-1.2.3.bin": bytes(range(256)) * 1024})
         plain = serverFromString(reactor, "tcp:0:interface=127.0.0.1")
-        port = Deferred.fromCoroutine(served.serve(wrapServerTLS(DeviceTls(TlsFiles(((pem, None),))), plain)))
+        port = Deferred.fromCoroutine(served.serve(make_endpoint(reactor, TlsFiles(((pem, None),)), plain)))
         return port.addCallback(lambda number: setattr(self, "port", number))
 
     port = 0

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as global_reactor
-from twisted.internet.endpoints import UNIXServerEndpoint, wrapServerTLS
+from twisted.internet.endpoints import UNIXServerEndpoint
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import Clock
 from twisted.protocols.haproxy import proxyEndpoint
 from twisted.trial.unittest import TestCase
 
-from ota_server.tls.creator import DeviceTls, TlsFiles
+from ota_server.tls.creator import TlsFiles
+from ota_server.tls.endpoint import make_endpoint
 from ota_server.web.arrival import LONGEST_PAUSE, count_unsent
 from ota_server.web.channel import CHECK_INTERVAL, STALL, DeviceChannel
 from tests.certificates import make_authority, make_pem
@@ -377,11 +378,9 @@ class TlsTests(ConnectionTestCase):
         """Open the door, and ask for the image over TLS."""
         pem = Path(self.mktemp())
         pem.write_bytes(make_pem("localhost"))
-        certificate = DeviceTls(TlsFiles(((pem, None),)))
 
         def wrap(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
-            wrapped: IStreamServerEndpoint = wrapServerTLS(certificate, endpoint)
-            return wrapped
+            return make_endpoint(reactor, TlsFiles(((pem, None),)), endpoint)
 
         await self.open(wrap, clock=clock)
         context = ssl.create_default_context()

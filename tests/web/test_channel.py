@@ -7,22 +7,25 @@ import socket
 import ssl
 from pathlib import Path
 
-from twisted.internet.endpoints import wrapServerTLS
-from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from ota_server.tls.creator import DeviceTls, TlsFiles
+from ota_server.tls.creator import TlsFiles
+from ota_server.tls.endpoint import make_endpoint
+from ota_server.web.arrival import count_unsent
 from ota_server.web.channel import CHECK_INTERVAL, STALL, DeviceChannel
 from ota_server.web.delivery import LINGER, ImageProducer
 from ota_server.web.site import SILENCE
 from tests.certificates import make_authority, make_pem
 from tests.web.answers import has_head, is_whole, read_answer, read_only_answer
-from tests.web.door import Door, open_images, take, turn, until
+from tests.web.door import Door, open_images, reactor, take, turn, until
 from tests.web.memory import MemoryConnection, MemoryDoor
 
 CHECK = b"GET /firmware HTTP/1.1\r\nHost: h\r\nx-ESP8266-version: 1.0.0\r\n\r\n"
+SIZE = 12_000_000
+"""The size of an image, in bytes, of which the kernel's buffers hold a part only."""
+
 DOWNLOAD = b"GET /firmware.bin HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -274,18 +277,8 @@ class RealStallTests(TestCase):
 
     async def test_measure_below_tls(self) -> None:
         """What arrives is measured below TLS, too."""
-        pem = Path(self.mktemp())
-        pem.write_bytes(make_pem("localhost"))
-        certificate = DeviceTls(TlsFiles(((pem, None),)))
-
-        def wrap(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
-            wrapped: IStreamServerEndpoint = wrapServerTLS(certificate, endpoint)
-            return wrapped
-
         door = Door(self, {"firmware-1.0.0.bin": image(300_000)})
-        await door.open(wrap)
-        context = ssl.create_default_context()
-        make_authority().configure_trust(context)
+        context = await open_with_tls(door, Path(self.mktemp()))
 
         def download() -> tuple[ssl.SSLSocket, bytes]:
             plain = socket.create_connection(("127.0.0.1", door.port))
@@ -302,10 +295,43 @@ class RealStallTests(TestCase):
         await until(lambda: door.site.channels[0]._measure()[1] >= 300_000)
 
 
+async def open_with_tls(door: Door, pem: Path) -> ssl.SSLContext:
+    """Open a door that speaks TLS, with a certificate in a new file; return what its clients need."""
+    pem.write_bytes(make_pem("localhost"))
+    await door.open(lambda endpoint: make_endpoint(reactor, TlsFiles(((pem, None),)), endpoint))
+    context = ssl.create_default_context()
+    make_authority().configure_trust(context)
+    return context
+
+
 class BackPressureTests(TestCase):
-    """A client that asks on and on, and never takes an answer."""
+    """A client that asks, and never takes an answer."""
 
     timeout = 30
+
+    async def test_image(self) -> None:
+        """An image is read no faster than a client takes it, over TLS as without, so that memory holds for many."""
+        for secure in (False, True):
+            door = Door(self, {"firmware-1.0.0.bin": image(SIZE)})
+            context = await open_with_tls(door, Path(self.mktemp())) if secure else None
+            if context is None:
+                await door.open()
+            plain = door.connect_by_hand(buffer=4096)
+            self.addCleanup(plain.close)
+
+            def ask(plain: socket.socket = plain, context: ssl.SSLContext | None = context) -> socket.socket:
+                plain.settimeout(20)
+                client = plain if context is None else context.wrap_socket(plain, server_hostname="localhost")
+                client.sendall(DOWNLOAD)
+                client.recv(1)
+                return client
+
+            client = await deferToThread(ask)
+            self.addCleanup(client.close)
+            await turn()
+            channel = door.site.channels[0]
+            self.assertLess(count_unsent(channel.transport), 500_000)
+            self.assertLess(channel.requests[0].sentLength, SIZE)
 
     async def test_checks(self) -> None:
         """Checks are not read any more once their answers pile up, so that nobody can fill the memory."""
