@@ -19,10 +19,8 @@ TOKEN_VARIABLE = "OTA_SERVER_TOKEN"  # noqa: S105 - a name
 CA_VARIABLE = "OTA_SERVER_CA"
 
 OPERATOR_FILE = "operator.json"
-"""The file of the server's state that says where its operator's door is: a JSON object with the member `url`."""
-
-TOKEN_FILE = "operator.token"  # noqa: S105 - a name
-"""The file of the server's state with the token that it made at its first start."""
+"""The file of the server's state that says where its operator's door is, while it is open: a JSON object with the
+members `url` and `token_file`."""
 
 MAX_TOKEN = 4096
 """The longest token, in characters: no header field may be longer."""
@@ -162,7 +160,10 @@ def _read_token(path: Path, place: str) -> str:
     except UnicodeDecodeError:
         raise CommandError(f"{path}: this is no token", Status.USAGE) from None
     except OSError as problem:
-        raise CommandError(f"{place} {path}: {problem.strerror}", Status.USAGE) from problem
+        hint = (
+            "; run this as the user of the server, or use --token-file" if isinstance(problem, PermissionError) else ""
+        )
+        raise CommandError(f"{place} {path}: {problem.strerror}{hint}", Status.USAGE) from problem
 
 
 def _check_token(text: str, place: str) -> str:
@@ -179,8 +180,8 @@ def _read_state(state: Path, token: str | None, ca: Path | None) -> Address:
     hint = f"name a server with --url or {URL_VARIABLE}, or its folder with --dir"
     try:
         told = json.loads(path.read_text())
-        url = told["url"]
-        if not isinstance(url, str):
+        url, file = told["url"], told["token_file"]
+        if not isinstance(url, str) or not isinstance(file, str):
             raise TypeError
     except FileNotFoundError:
         raise CommandError(
@@ -193,10 +194,7 @@ def _read_state(state: Path, token: str | None, ca: Path | None) -> Address:
     except (ValueError, TypeError, KeyError):
         raise CommandError(f"{path} doesn't say where the door is; start the server anew, or {hint}") from None
     if token is None:
-        file = state / TOKEN_FILE
-        if not file.exists():
-            raise CommandError(f"{file} isn't there; name the file of your token with --token-file", Status.USAGE)
-        token = _read_token(file, "the server's token")
+        token = _read_token(Path(file), "the server's token")
     return Address(check_url(url, str(path)), token, ca)
 
 

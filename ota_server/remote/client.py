@@ -137,14 +137,15 @@ class Door:
                     last, pause = number, FIRST_PAUSE
                     if event is not None:
                         yield event
-                trouble = "the server ended the stream"
+                # Streams end after a while, so that tokens are asked for again; then there is no hurry, and no trouble.
+                trouble = ""
             except Refusal as refusal:
                 if refusal.code < 500 and refusal.code != 429:
                     raise
                 trouble = str(refusal)
             except CommandError as error:
                 trouble = str(error)
-            if tell:
+            if tell and trouble:
                 sys.stderr.write(f"ota-server: {trouble}; trying again in {pause:g} seconds\n")
             time.sleep(pause)
             pause = min(LONGEST_PAUSE, 2 * pause)

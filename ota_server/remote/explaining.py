@@ -12,7 +12,7 @@ from ota_server.remote.address import DoorOptions
 from ota_server.remote.client import Door, Json
 from ota_server.remote.failing import Status
 from ota_server.remote.running import run_command
-from ota_server.remote.showing import print_json, print_line, spell
+from ota_server.remote.showing import print_json, print_line, spell, spell_attempt
 
 
 class ExplainOptions(DoorOptions):
@@ -81,3 +81,7 @@ def _print_explanation(told: Json) -> None:
     print_line()
     for step in told["steps"]:
         print_line(f"{'=>' if step['decided'] else '  '} {spell(step['step']):<12}{spell(step['text'])}")
+    if told["attempts"]:
+        print_line("\nwhat it was sent before:")
+    for each in told["attempts"]:
+        print_line(f"   {spell_attempt(each)}")

@@ -20,6 +20,7 @@ from ota_server.remote.showing import (
     print_line,
     print_table,
     spell,
+    spell_attempt,
     spell_time,
 )
 
@@ -328,10 +329,7 @@ def _print_device(told: Json) -> None:
     if told["attempts"]["items"]:
         print_line("what it was sent:")
         for each in told["attempts"]["items"]:
-            print_line(
-                f"  {spell_time(each['offered_at'])}  {spell(each['project'])} {spell(each['version'])} "
-                f"{spell(each['kind'])}: {spell(each['outcome'])}, {spell(each['downloads'])} downloads"
-            )
+            print_line(f"  {spell_attempt(each)}")
     if told["events"]["items"]:
         print_line("events:")
         for event in told["events"]["items"]:

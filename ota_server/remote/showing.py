@@ -97,6 +97,13 @@ def spell_time(text: str | None) -> str | None:
     return f"{text[:19].replace('T', ' ')} UTC"
 
 
+def spell_attempt(attempt: dict[str, Any]) -> str:
+    """Write what a device was sent, and what came of it, for people."""
+    what = f"{spell(attempt['project'])} {spell(attempt['version'])} {spell(attempt['kind'])}"
+    counts = f"{spell(attempt['outcome'])}, {spell(attempt['downloads'])} downloads"
+    return f"{spell_time(attempt['offered_at'])}  {what}: {counts}"
+
+
 def spell_size(size: int) -> str:
     """Write a count of bytes."""
     return f"{size:,} bytes"

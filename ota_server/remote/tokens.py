@@ -76,9 +76,9 @@ def _act(options: TokenOptions, door: Door) -> int:
             if is_terminal(sys.stdout):
                 print("It is shown this once; keep it where only its user can read it.", file=sys.stderr)
     elif what == "revoke":
-        _, told = door.ask("DELETE", path_of("tokens", name), None, {})
+        door.ask("DELETE", path_of("tokens", name), None, {})
         if options["json"]:
-            print_json(told)
+            print_json({"revoked": name})
         else:
             print_line("revoked")
     else:
@@ -91,8 +91,8 @@ def _act(options: TokenOptions, door: Door) -> int:
                 (
                     token["name"],
                     token["scopes"],
-                    spell_time(token.get("created_at")),
-                    spell_time(token.get("last_used_at")),
+                    spell_time(token["created"]),
+                    spell_time(token["last_used"]),
                 )
                 for token in tokens
             )

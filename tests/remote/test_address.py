@@ -28,7 +28,9 @@ class AddressTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.state = self.folder / ".ota"
         self.state.mkdir(parents=True)
-        (self.state / "operator.json").write_text(json.dumps({"url": "http://127.0.0.1:8001"}))
+        (self.state / "operator.json").write_text(
+            json.dumps({"url": "http://127.0.0.1:8001", "token_file": str(self.state / "operator.token")})
+        )
         (self.state / "operator.token").write_text("token-of-the-state\n")
         self.file = self.folder / "token"
         self.file.write_text(f"  {TOKEN}\n")
@@ -122,14 +124,14 @@ class AddressTests(SynchronousTestCase):
 
     def test_bad_state(self) -> None:
         """A damaged file of the state is named, too."""
-        for text in ("", "[]", "{}", '{"url": 8001}'):
+        for text in ("", "[]", "{}", '{"url": 8001}', '{"url": "http://127.0.0.1:8001"}'):
             (self.state / "operator.json").write_text(text)
             self.assertIn("operator.json", self.refuse("--dir", str(self.folder))[0])
 
     def test_no_token_in_state(self) -> None:
-        """With --admin-token-file the state has no token."""
+        """Where the server's token can't be read, one's own can be used."""
         os.unlink(self.state / "operator.token")
-        self.assertIn("--token-file", self.refuse("--dir", str(self.folder))[0])
+        self.assertIn("operator.token", self.refuse("--dir", str(self.folder))[0])
         found = self.find("--dir", str(self.folder), "--token-file", str(self.file))
         self.assertEqual(found.token, TOKEN)
 

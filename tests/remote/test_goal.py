@@ -80,8 +80,12 @@ class GoalTests(SynchronousTestCase):
         """Of those that took it whole at least 80 % have to be confirmed; an offer alone counts for nothing."""
         goal = Goal("confirmed:8", count=8)
         self.assertIsNotNone(judge(rollout(confirmed=8, downloaded=2, offered=30, superseded=1, drifted=1), goal))
-        for other in ("downloaded", "bounced", "silent"):
-            self.assertIsNone(judge(rollout(confirmed=8, **{other: 3}), goal), other)
+        for told in (
+            rollout(confirmed=8, downloaded=3),
+            rollout(confirmed=8, bounced=3),
+            rollout(confirmed=8, silent=3),
+        ):
+            self.assertIsNone(judge(told, goal))
 
     def test_description(self) -> None:
         """How it stands is told on one line."""
