@@ -13,6 +13,7 @@ setup(
         "ota_server.fleet.migrations",
         "ota_server.fleet.migrations.versions",
         "ota_server.operator",
+        "ota_server.remote",
         "ota_server.tls",
         "ota_server.web",
         "twisted.plugins",
