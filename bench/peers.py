@@ -165,7 +165,7 @@ class Ota(Peer):
     def command(self) -> list[str]:
         """Return the ``twistd ota`` command."""
         twistd = str(Path(sys.executable).with_name("twistd"))
-        where = ["--dir", str(self.folder), "--state", str(self.scratch / "state")]
+        where = ["--dir", str(self.folder), "--state", str(self.scratch / "state"), "--admin", "none"]
         port = f"tcp:{self.port}:interface=127.0.0.1"
         return [twistd, "--nodaemon", "--pidfile=", "ota", *where, "--port", port]
 

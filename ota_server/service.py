@@ -14,10 +14,11 @@ import attrs
 from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.threadpool import ThreadPool
+from twisted.web.http import HTTPFactory
 
 from ota_server.access_guard import AccessGuard, asks_for_certificates
 from ota_server.firmware.catalog import Catalog
@@ -28,8 +29,16 @@ from ota_server.firmware.signatures import VerifyKey
 from ota_server.firmware.watch import FolderWatcher, Hints
 from ota_server.fleet.ledger import Ledger, sqlite_url
 from ota_server.fleet.policy import Policy
+from ota_server.fleet.reading import LedgerReader
 from ota_server.forgetful import Forgetful
 from ota_server.keeper import FleetKeeper
+from ota_server.operator.api import make_all_operations
+from ota_server.operator.door import ExposedDoorError, OperatorDoor, OperatorService, show_on_terminal
+from ota_server.operator.house import House
+from ota_server.operator.site import OperatorSite, make_operator_site
+from ota_server.operator.token_calls import TokenCalls
+from ota_server.operator.tokens import TOKENS_FILE, TokenFileError, Tokens
+from ota_server.operator.turns import Turns
 from ota_server.policy_watch import PolicyWatcher, load_policy
 from ota_server.signals import HangupService
 from ota_server.supervise import SupervisorService
@@ -85,16 +94,16 @@ class ThreadPoolService(MultiService):
         return stopped.addCallback(lambda _: self.pool.stop())
 
 
-def _explain(problem: Exception) -> str:
-    """Say why it can't be listened somewhere, and what to do."""
+def _explain(problem: Exception, option: str) -> str:
+    """Say why it can't be listened somewhere, and what to do; `option` is that which said where."""
     cause = getattr(problem, "socketError", problem)
     number = getattr(cause, "errno", None)
     reason = getattr(cause, "strerror", None) or str(cause)
     if number == errno.EADDRINUSE:
-        return f"{reason}; end the program that does, or choose another --port"
+        return f"{reason}; end the program that does, or choose another {option}"
     if number == errno.EACCES:
-        return f"{reason}; choose a --port from 1024 on, or start as root: twistd --uid USER ota …"
-    return f"{reason}; choose another --port"
+        return f"{reason}; choose a {option} from 1024 on, or start as root: twistd --uid USER ota …"
+    return f"{reason}; choose another {option}"
 
 
 class DeliveryService(Service):
@@ -129,7 +138,10 @@ class FleetShelf:
 class DoorService(StreamServerEndpointService):
     """Listens at one endpoint, and ends the start with one clear line where it can't."""
 
-    def __init__(self, description: str, endpoint: IStreamServerEndpoint, site: DeviceSite) -> None:
+    option = "--port"
+    """What says where to listen."""
+
+    def __init__(self, description: str, endpoint: IStreamServerEndpoint, site: HTTPFactory) -> None:
         super().__init__(endpoint, site)
         self._description = description
         self._raiseSynchronously = True
@@ -139,8 +151,56 @@ class DoorService(StreamServerEndpointService):
         try:
             super().privilegedStartService()
         except Exception as problem:  # noqa: BLE001 - each kind of endpoint has errors of its own
-            raise StartError(f"can't listen at {self._description}: {_explain(problem)}") from None
+            raise StartError(f"can't listen at {self._description}: {_explain(problem, self.option)}") from None
+        self.tell()
+
+    def tell(self) -> None:
+        """Log who is served where."""
         log.info("devices are served at {description}", description=self._description)
+
+
+class OperatorDoorService(DoorService):
+    """The same for operators. `opened` is called with the port once the door is open and its tokens are known."""
+
+    option = "--admin PORT, or --admin none"
+
+    def __init__(self, door: OperatorDoor, site: OperatorSite, opened: Callable[[IListeningPort], None]) -> None:
+        super().__init__(door.description, door.endpoint, site)
+        self._door = door
+        self._opened = opened
+
+    def privilegedStartService(self) -> None:
+        """Start to listen. Raises StartError, also where others could listen in."""
+        super().privilegedStartService()
+        listening = self._waitingForPort
+        assert listening is not None
+        problems: list[ExposedDoorError] = []
+
+        def check(port: IListeningPort) -> IListeningPort:
+            try:
+                self._door.check(port.getHost())
+            except ExposedDoorError as problem:
+                port.stopListening()
+                problems.append(problem)
+            return port
+
+        listening.addCallback(check)
+        if problems:
+            raise StartError(str(problems[0]))
+
+    def startService(self) -> None:
+        """Tell where the door is."""
+        super().startService()
+        listening = self._waitingForPort
+        if listening is not None:
+            listening.addCallback(self._open)
+
+    def _open(self, port: IListeningPort) -> IListeningPort:
+        self._opened(port)
+        return port
+
+    def tell(self) -> None:
+        """Log nothing yet: the door itself does."""
 
 
 class OtaService(MultiService):
@@ -167,19 +227,23 @@ class OtaService(MultiService):
 
     def privilegedStartService(self) -> None:
         """Start what needs privileges (ports below 1024)."""
+        self._start(super().privilegedStartService)
+
+    def startService(self) -> None:
+        """Start all parts."""
+        raise_file_limit()
+        self._start(super().startService)
+
+    def _start(self, start: Callable[[], None]) -> None:
+        """Start something; what goes wrong ends the program with one line in the foreground."""
         try:
-            super().privilegedStartService()
-        except StartError as problem:
+            start()
+        except (StartError, TokenFileError) as problem:
             if not self._foreground:
                 raise
             # Twisted has put its log in the place of the standard streams by now.
             print(f"ota: {problem}", file=sys.__stderr__)
             raise SystemExit(1) from None
-
-    def startService(self) -> None:
-        """Start all parts."""
-        raise_file_limit()
-        super().startService()
 
 
 def raise_file_limit() -> None:
@@ -210,6 +274,7 @@ def make_ota_service(
     log_decisions: bool = False,
     keys: Sequence[VerifyKey] = (),
     pack: bool = False,
+    operator: OperatorDoor | None = None,
     make_observer: Callable[[], ILogObserver] | None = None,
 ) -> OtaService:
     """Build the server of a firmware folder.
@@ -217,6 +282,7 @@ def make_ota_service(
     `doors` are the endpoints at which devices are served, each with its description for people. `policy` is read from
     `folder` if it isn't given. `database` is the URL of the ledger: None for a file in `state`, NO_DATABASE for none.
     With `keys` only images are offered that one of them signed; with `pack` sketches for the ESP8266 are compressed.
+    Without `operator` there is no door for operators.
     For the others see OtaService.
     """
     from twisted.internet import reactor as global_reactor
@@ -226,12 +292,12 @@ def make_ota_service(
     openers = ThreadPoolService("images", 4)
     writers = ThreadPoolService("ledger", 1)
     policy = policy or PolicySource.in_folder(folder)
+    url = database or sqlite_url(state / "ledger.sqlite")
     keeper: FleetKeeper | Forgetful
     if database == NO_DATABASE:
         keeper = Forgetful(policy.current, time.time)
     else:
-        ledger = Ledger(database or sqlite_url(state / "ledger.sqlite"))
-        keeper = FleetKeeper(ledger, policy.current, reactor, writers.pool, time.time)
+        keeper = FleetKeeper(Ledger(url), policy.current, reactor, writers.pool, time.time)
         keeper.setServiceParent(writers)
     asks = asks_for_certificates(endpoint for _, endpoint in doors)
     guard = AccessGuard(state, asks_for_certificates=asks)
@@ -261,7 +327,8 @@ def make_ota_service(
     )
     deliveries = DeliveryService(Deliveries(reactor, openers.pool))
     shelf = watcher if isinstance(keeper, Forgetful) else FleetShelf(watcher, keeper)
-    root = DeviceRoot(shelf, deliveries.deliveries, reactor, keeper, lambda: _list_ends(doors, time.time()))
+    all_doors = [*doors, *([(operator.description, operator.endpoint)] if operator is not None else [])]
+    root = DeviceRoot(shelf, deliveries.deliveries, reactor, keeper, lambda: _list_ends(all_doors, time.time()))
     site = DeviceSite(root, reactor, asks_for_certificates=asks)
     site.take_policy(policy.current)
     site.log_decisions = log_decisions
@@ -272,6 +339,37 @@ def make_ota_service(
     hangup = HangupService(reactor)
     for part in (hangup, writers, readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
         part.setServiceParent(whole)
+    if operator is not None:
+        house = House(
+            watcher=watcher,
+            keeper=keeper,
+            rules=rules,
+            reader=None if isinstance(keeper, Forgetful) else LedgerReader(url),
+            reactor=reactor,
+            pool=openers.pool,
+            turns=Turns(reactor),
+            keys=keys,
+            doors=[text for text, _ in doors],
+            ends=lambda: _list_ends(all_doors, time.time()),
+            folder=str(folder),
+            policy_file=str(policy.path),
+            started_at=time.time(),
+        )
+        _make_operator_service(operator, house, state).setServiceParent(openers)
     # The last to start and the first to stop, so that it is told the truth.
     SupervisorService(shelf, reactor).setServiceParent(whole)
     return whole
+
+
+def _make_operator_service(door: OperatorDoor, house: House, state: Path) -> OperatorService:
+    """Build what serves operators; `state` is the folder of what the server keeps."""
+    tokens = Tokens()
+
+    async def note(actor: str, kind: str, text: str) -> None:
+        log.info("{actor}: {text}", actor=actor, text=text)
+
+    calls = TokenCalls(tokens, state / TOKENS_FILE, house.in_thread, note)
+    site = make_operator_site(make_all_operations(house, calls), tokens, house.reactor, time.time)
+    service = OperatorService(door, site, tokens, calls, state, house.reactor, time.time, show=show_on_terminal)
+    OperatorDoorService(door, site, service.announce).setServiceParent(service)
+    return service

@@ -19,6 +19,8 @@ from ota_server.firmware.signatures import VerifyKey, VerifyKeyError, load_verif
 from ota_server.fleet.ledger import Ledger, LedgerError
 from ota_server.fleet.policy import PolicyError
 from ota_server.logs import LEVELS, make_observer
+from ota_server.operator.door import OperatorDoor
+from ota_server.operator.tokens import TokenFileError, read_token_file
 from ota_server.service import NO_DATABASE, OtaService, PolicySource, make_ota_service
 from ota_server.tls.certificates import CertificateError
 from ota_server.tls.creator import TlsFiles
@@ -26,6 +28,8 @@ from ota_server.tls.endpoint import BACKLOG, EndpointStringError, make_endpoint,
 from ota_server.tls.resuming import ResumingReactor
 
 DEFAULT_PORT = "8000"
+DEFAULT_ADMIN = "tcp:8001:interface=127.0.0.1"
+NO_ADMIN = "none"
 MAX_PORT = 65535
 
 
@@ -51,10 +55,13 @@ class Options(usage.Options):
         ["state", None, None, "Folder for what the server itself keeps (default: DIR/.ota)."],
         ["policy", None, None, "File with the policy: stages, pins, windows (default: DIR/ota.toml, if it is there)."],
         ["database", None, None, "Ledger of the fleet: an SQLAlchemy URL, or none (default: a file in STATE)."],
+        ["admin", None, DEFAULT_ADMIN, "Operator's door: a port of this machine alone, an endpoint string, or none."],
+        ["admin-token-file", None, None, "File with the operator's token (default: one is made in STATE)."],
     ]
 
     optFlags = [
         ["gzip-esp8266", None, "Compress sketches for ESP8266 devices that surely unpack them (core 2.7 or later)."],
+        ["admin-insecure", None, "Let the operator's door be open to a network without TLS."],
     ]
 
     compData = usage.Completions(
@@ -68,6 +75,12 @@ class Options(usage.Options):
         self["keys"] = ()
         self["source"] = None
         self["doors"] = []
+        self["admin-host"] = []
+        self["operator"] = None
+
+    def opt_admin_host(self, name: str) -> None:
+        """Name by which browsers ask the operator's door, as behind a proxy; may be given several times."""
+        self["admin-host"].append(name)
 
     def opt_port(self, value: str) -> None:
         """Port number or endpoint string to serve devices at; may be given several times (default: 8000)."""
@@ -131,7 +144,34 @@ class Options(usage.Options):
         self["doors"] = [_door(value, files) for value in self["port"] or [DEFAULT_PORT]]
         if files is not None and not any(_is_number(value) for value in self["port"] or [DEFAULT_PORT]):
             raise usage.UsageError("--cert is for ports given as numbers, and there is none; add --port NUMBER")
+        self["operator"] = self._load_operator()
         self._check_access()
+
+    def _load_operator(self) -> OperatorDoor | None:
+        """Make the operator's door, or none. Raises UsageError."""
+        value = self["admin"]
+        if value == NO_ADMIN:
+            for option in ("admin-token-file", "admin-host", "admin-insecure"):
+                if self[option]:
+                    raise usage.UsageError(f"--{option} is for the operator's door, and --admin none closes it")
+            return None
+        if _is_number(value):
+            value = f"tcp:{_check_port(value, '--admin')}:interface=127.0.0.1"
+        file = self["admin-token-file"]
+        token_file = None
+        if file is not None:
+            try:
+                token_file = Path(file).expanduser().absolute()
+                read_token_file(token_file)
+            except TokenFileError as problem:
+                raise usage.UsageError(f"--admin-token-file: {problem}") from problem
+        return OperatorDoor(
+            value,
+            _make_endpoint(value, "--admin"),
+            token_file,
+            tuple(self["admin-host"]),
+            insecure=bool(self["admin-insecure"]),
+        )
 
     def _check_access(self) -> None:
         """See to it that nothing is opened by accident, and nobody locked out. Raises UsageError."""
@@ -190,12 +230,9 @@ def _door(value: str, files: TlsFiles | None) -> tuple[str, IStreamServerEndpoin
     from twisted.internet import reactor
 
     number = _is_number(value)
-    if number and int(value) > MAX_PORT:
-        raise usage.UsageError(f"--port {value}: port numbers end at {MAX_PORT}")
-    try:
-        endpoint = serverFromString(ResumingReactor(reactor), f"tcp:{value}:backlog={BACKLOG}" if number else value)
-    except Exception as problem:
-        raise usage.UsageError(f"--port {value}: {_explain(problem)}") from problem
+    if number:
+        _check_port(value, "--port")
+    endpoint = _make_endpoint(f"tcp:{value}:backlog={BACKLOG}" if number else value, "--port", value)
     if not number:
         return value, endpoint
     if files is None:
@@ -204,6 +241,23 @@ def _door(value: str, files: TlsFiles | None) -> tuple[str, IStreamServerEndpoin
         return f"port {value} (HTTPS)", make_endpoint(reactor, files, endpoint)
     except CertificateError as problem:
         raise usage.UsageError(f"--cert: {problem}") from problem
+
+
+def _check_port(value: str, option: str) -> str:
+    if int(value) > MAX_PORT:
+        raise usage.UsageError(f"{option} {value}: port numbers end at {MAX_PORT}")
+    return value
+
+
+def _make_endpoint(text: str, option: str, given: str | None = None) -> IStreamServerEndpoint:
+    """Make the endpoint that a string describes, which was `given` for an option. Raises UsageError."""
+    from twisted.internet import reactor
+
+    try:
+        endpoint: IStreamServerEndpoint = serverFromString(ResumingReactor(reactor), text)
+    except Exception as problem:
+        raise usage.UsageError(f"{option} {given or text}: {_explain(problem)}") from problem
+    return endpoint
 
 
 def _explain(problem: Exception) -> str:
@@ -261,6 +315,7 @@ def makeService(options: Options) -> OtaService:
         foreground=parent is None or parent.get("nodaemon", True),
         keys=options["keys"],
         pack=bool(options["gzip-esp8266"]),
+        operator=options["operator"],
         log_decisions=options["log"] in ("debug", "info"),
         make_observer=lambda: make_observer(parent or {"nodaemon": True}, LogLevel.levelWithName(options["log"])),
     )

@@ -67,7 +67,7 @@ class TwistdCase(SynchronousTestCase):
     def start(self, *arguments: str, runner: tuple[str, ...] = ("--nodaemon", "--pidfile=")) -> subprocess.Popen[str]:
         """Start `twistd ota` for the folder and the port; it ends with the test at the latest."""
         process = subprocess.Popen(
-            [TWISTD, *runner, "ota", "--dir", self.folder, "--port", self.endpoint, *arguments],
+            [TWISTD, *runner, "ota", "--dir", self.folder, "--port", self.endpoint, "--admin", "none", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -344,6 +344,10 @@ class TwistdTests(TwistdCase):
                 "--state",
                 "--verify-key",
                 "--gzip-esp8266",
+                "--admin",
+                "--admin-token-file",
+                "--admin-host",
+                "--admin-insecure",
             ):
                 self.assertIn(option, done.stdout)
 
@@ -368,7 +372,7 @@ class CommandTests(SynchronousTestCase):
             folder.mkdir()
             port = free_port()
             process = subprocess.Popen(
-                [*command, "--dir", folder, "--port", f"tcp:{port}:interface=127.0.0.1"],
+                [*command, "--dir", folder, "--port", f"tcp:{port}:interface=127.0.0.1", "--admin", "none"],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,

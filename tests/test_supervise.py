@@ -286,6 +286,7 @@ class ProcessTests(TestCase):
         port = reactor.listenUNIXDatagram(f"{short}/notify", notified)
         self.addCleanup(port.stopListening)
         options = ["--dir", str(folder), "--state", f"{short}/state", "--port", "systemd:domain=INET:index=0"]
+        options += ["--admin", "none"]
         process = reactor.spawnProcess(
             ended,
             "/bin/sh",

@@ -12,6 +12,7 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.fleet.policy import DEFAULT_POLICY
+from ota_server.operator.door import OperatorDoor
 from ota_server.service import PolicySource
 from ota_server.tap import Options, makeService
 from ota_server.tls.creator import TlsFiles
@@ -46,6 +47,9 @@ class OptionsTests(OptionsCase):
         """With a folder alone: port 8000, log level error, state in the folder, no certificate."""
         options = dict(self.parse())
         doors = [text for text, _ in options.pop("doors")]
+        operator = options.pop("operator")
+        assert isinstance(operator, OperatorDoor)
+        self.assertEqual((operator.description, operator.token_file), ("tcp:8001:interface=127.0.0.1", None))
         self.assertEqual(options.pop("source"), PolicySource(self.folder / "ota.toml", False, DEFAULT_POLICY))
         self.assertEqual(
             (doors, options),
@@ -62,6 +66,10 @@ class OptionsTests(OptionsCase):
                     "verify-key": [],
                     "keys": (),
                     "gzip-esp8266": 0,
+                    "admin": "tcp:8001:interface=127.0.0.1",
+                    "admin-token-file": None,
+                    "admin-host": [],
+                    "admin-insecure": 0,
                 },
             ),
         )

@@ -229,7 +229,7 @@ def server(folder: Path, certbot: Certbot, root: str) -> Iterator[Door]:
             connection.sendall(b"GET /-/ready HTTP/1.0\r\n\r\n")
             return connection.recv(100).startswith(b"HTTP/1.0 200") or None
 
-    with running("server", folder, *command, "--port", string, "--log", "info") as process:
+    with running("server", folder, *command, "--port", string, "--admin", "none", "--log", "info") as process:
         until(ready, "the server is ready")
         yield door
         if process.poll() is not None:

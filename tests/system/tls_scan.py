@@ -83,7 +83,7 @@ def server(folder: Path) -> Iterator[int]:
     string = certificates.port().replace("device-tls:443:", f"device-tls:{port}:interface=127.0.0.1:")
     program = Path(sys.executable).with_name("twistd")
     command = [program, "--nodaemon", "--pidfile=", "ota", "--dir", folder / "firmware", "--state", folder / "state"]
-    with running("server", folder, *command, "--port", string):
+    with running("server", folder, *command, "--port", string, "--admin", "none"):
         until(lambda: ssl.get_server_certificate(("127.0.0.1", port)), "the server listens")
         yield port
 
