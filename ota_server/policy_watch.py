@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -118,6 +118,24 @@ class PolicyFile:
                 raise FileNotFoundError(str(self.path)) from None
             raise _unreadable(self.path, error) from None
 
+    def read_written(self, written: Policy) -> Policy | None:
+        """Read the file at once, for whoever has just written it; None where it isn't what was written any more.
+
+        Raises PolicyError, and FileNotFoundError where there is no file.
+        """
+        try:
+            data, identity = _read(self.path)
+        except OSError as error:
+            if _is_missing(error):
+                raise FileNotFoundError(str(self.path)) from None
+            raise _unreadable(self.path, error) from None
+        policy = _judge(self.path, data)
+        if policy.digest != written.digest:
+            # Somebody may be writing just now.
+            return None
+        self._seen = self._judged = identity
+        return policy
+
 
 class IPolicyReactor(IReactorTime, IReactorFromThreads):
     """What following the policy needs of a reactor."""
@@ -153,10 +171,49 @@ class PolicyWatcher(Service):
         self._reactor = reactor
         self._pool = pool
         self._taken = taken
+        self._one_at_a_time = DeferredLock()
         self._next: IDelayedCall | None = None
         self._looking: Deferred[None] | None = None
         self._catalog: Catalog | None = None
         self._strangers: frozenset[str] = frozenset()
+
+    @property
+    def path(self) -> Path:
+        """The policy file, which needs not be there."""
+        return self._file.path
+
+    def judge(self, text: str) -> Policy:
+        """Return the policy that a text would be, as the file. Raises PolicyError where it would not be taken."""
+        policy = _judge(self.path, text.encode())
+        if self._guard is not None:
+            self._guard.check(policy, str(self.path), closed=self.current.access.closed)
+        return policy
+
+    def look_now(self, written: Policy) -> Deferred[Policy]:
+        """Put in force what was written to the file just now, as `judge` returned it; fire with what is in force then.
+
+        Where somebody else has changed the file since, that counts later, as always. The Deferred fails with
+        PolicyError where the file isn't taken, and FileNotFoundError where there is none.
+        """
+        return Deferred.fromCoroutine(self._look_now(written))
+
+    async def _look_now(self, written: Policy) -> Policy:
+        await self._one_at_a_time.acquire()
+        try:
+            policy = await deferToThreadPool(self._reactor, self._pool, self._file.read_written, written)
+            if policy is not None:
+                await self._put_in_force(policy)
+        finally:
+            self._one_at_a_time.release()
+        return self.current
+
+    async def _put_in_force(self, policy: Policy) -> None:
+        """Go by a policy from now on, if it may be. Raises PolicyError."""
+        if self._guard is not None:
+            self._guard.check(policy, str(self._file.path), closed=self.current.access.closed)
+        self._tell("")
+        self._take(policy)
+        await self._note(policy)
 
     def startService(self) -> None:
         """Look at the file for the first time, and from then on."""
@@ -177,14 +234,11 @@ class PolicyWatcher(Service):
 
     async def _look_once(self) -> None:
         """Look at the file, take what it says, and see to the next time."""
+        await self._one_at_a_time.acquire()
         try:
             policy = await deferToThreadPool(self._reactor, self._pool, self._file.look)
             if policy is not None and self.running:
-                if self._guard is not None:
-                    self._guard.check(policy, str(self._file.path), closed=self.current.access.closed)
-                self._tell("")
-                self._take(policy)
-                await self._note(policy)
+                await self._put_in_force(policy)
         except PolicyError as error:
             self._tell(str(error))
         except FileNotFoundError:
@@ -192,6 +246,8 @@ class PolicyWatcher(Service):
             self._tell(f"{self._file.path}: has gone; write an empty file for the defaults" if missed else "")
         except Exception:  # noqa: BLE001 - the file is looked at again, whatever it was
             self.log.failure("following the policy failed; it is tried again")
+        finally:
+            self._one_at_a_time.release()
         if self.running:
             self._next = self._reactor.callLater(INTERVAL, self._look)
 

@@ -469,3 +469,45 @@ class LiveTests(TestCase):
         policy = await waiting
         self.assertFalse(policy.rules_for("lamp", None).hold)
         self.assertEqual(queue.pending, [])
+
+
+class WrittenTests(WatcherCase):
+    """Policies that the server itself has written."""
+
+    def test_in_force_at_once(self) -> None:
+        """What was written is in force when that is told, and isn't taken again."""
+        self.watcher.startService()
+        self.put("hold = true\n")
+        policy = self.successResultOf(self.watcher.look_now(self.watcher.judge("hold = true\n")))
+        self.assertIs(policy, self.watcher.current)
+        self.assertTrue(policy.rules_for("lamp", None).hold)
+        self.advance(5)
+        self.assertEqual(self.taken, [policy])
+
+    def test_changed_since(self) -> None:
+        """What somebody else writes meanwhile counts once it stays the same, as always."""
+        self.watcher.startService()
+        self.put("rollback = true\n")
+        policy = self.successResultOf(self.watcher.look_now(self.watcher.judge("hold = true\n")))
+        self.assertIs(policy, DEFAULT_POLICY)
+        self.advance(3)
+        self.assertTrue(self.watcher.current.rules_for("lamp", None).rollback)
+
+    def test_not_taken(self) -> None:
+        """A file that can't be read, or used, changes nothing."""
+        self.watcher.startService()
+        written = self.watcher.judge("hold = true\n")
+        self.failureResultOf(self.watcher.look_now(written), FileNotFoundError)
+        self.put("hold = 1\n")
+        self.failureResultOf(self.watcher.look_now(written), PolicyError)
+        self.path.unlink()
+        self.path.symlink_to(self.path.absolute())
+        self.failureResultOf(self.watcher.look_now(written), PolicyError)
+        self.assertEqual((self.watcher.current, self.taken), (DEFAULT_POLICY, []))
+
+    def test_judged(self) -> None:
+        """A text is judged as the file would be, and nothing comes of it."""
+        self.assertTrue(self.watcher.judge("hold = true\n").rules_for("lamp", None).hold)
+        for text in ("hold = 1\n", "#" * (MAX_SIZE + 1)):
+            self.assertRaises(PolicyError, self.watcher.judge, text)
+        self.assertEqual((self.watcher.path, self.watcher.current), (self.path, DEFAULT_POLICY))
