@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
-from ota_server.firmware.catalog import Catalog
+from ota_server.firmware.catalog import Catalog, Image
 from ota_server.firmware.versions import Numbers
 from ota_server.fleet.checkin import CheckIn
 from ota_server.fleet.decide import Decision, decide
@@ -37,6 +37,9 @@ class Forgetful:
 
     def watch(self, check_in: CheckIn, catalog: Catalog, address: str, break_off: Callable[[], None]) -> None:
         """Follow nothing."""
+
+    def break_off(self, images: Iterable[Image]) -> None:
+        """End no download, since none is followed."""
 
     def take_policy(self, policy: Policy) -> None:
         """Go by another policy from now on."""

@@ -35,10 +35,13 @@ from ota_server.keeper import FleetKeeper
 from ota_server.operator.api import make_all_operations
 from ota_server.operator.door import ExposedDoorError, OperatorDoor, OperatorService, show_on_terminal
 from ota_server.operator.house import House
+from ota_server.operator.receiving import MAX_IMAGE, Inbox
 from ota_server.operator.site import OperatorSite, make_operator_site
+from ota_server.operator.tidying import TidyingService
 from ota_server.operator.token_calls import TokenCalls
 from ota_server.operator.tokens import TOKENS_FILE, TokenFileError, Tokens
 from ota_server.operator.turns import Turns
+from ota_server.operator.yard import Yard
 from ota_server.policy_watch import PolicyWatcher, load_policy
 from ota_server.signals import HangupService
 from ota_server.supervise import SupervisorService
@@ -275,6 +278,7 @@ def make_ota_service(
     keys: Sequence[VerifyKey] = (),
     pack: bool = False,
     operator: OperatorDoor | None = None,
+    max_image: int = MAX_IMAGE,
     make_observer: Callable[[], ILogObserver] | None = None,
 ) -> OtaService:
     """Build the server of a firmware folder.
@@ -282,7 +286,7 @@ def make_ota_service(
     `doors` are the endpoints at which devices are served, each with its description for people. `policy` is read from
     `folder` if it isn't given. `database` is the URL of the ledger: None for a file in `state`, NO_DATABASE for none.
     With `keys` only images are offered that one of them signed; with `pack` sketches for the ESP8266 are compressed.
-    Without `operator` there is no door for operators.
+    Without `operator` there is no door for operators, who may publish images of up to `max_image` bytes.
     For the others see OtaService.
     """
     from twisted.internet import reactor as global_reactor
@@ -340,13 +344,18 @@ def make_ota_service(
     for part in (hangup, writers, readers, openers, *(DoorService(text, endpoint, site) for text, endpoint in doors)):
         part.setServiceParent(whole)
     if operator is not None:
+        # With threads of their own, so that no device waits for an upload.
+        operators = ThreadPoolService("operators", 4)
+        operators.setServiceParent(whole)
+        inbox = Inbox(folder, keys, max_image)
+        yard = Yard(inbox, state)
         house = House(
             watcher=watcher,
             keeper=keeper,
             rules=rules,
             reader=None if isinstance(keeper, Forgetful) else LedgerReader(url),
             reactor=reactor,
-            pool=openers.pool,
+            pool=operators.pool,
             turns=Turns(reactor),
             keys=keys,
             doors=[text for text, _ in doors],
@@ -354,8 +363,11 @@ def make_ota_service(
             folder=str(folder),
             policy_file=str(policy.path),
             started_at=time.time(),
+            inbox=inbox,
+            yard=yard,
         )
-        _make_operator_service(operator, house, state).setServiceParent(openers)
+        TidyingService(inbox, yard, reactor, operators.pool).setServiceParent(operators)
+        _make_operator_service(operator, house, state).setServiceParent(operators)
     # The last to start and the first to stop, so that it is told the truth.
     SupervisorService(shelf, reactor).setServiceParent(whole)
     return whole

@@ -19,7 +19,9 @@ from ota_server.fleet.reading import LedgerReader
 from ota_server.forgetful import Forgetful
 from ota_server.keeper import FleetKeeper
 from ota_server.operator.calls import Problem
+from ota_server.operator.receiving import Inbox
 from ota_server.operator.turns import Turns
+from ota_server.operator.yard import Yard
 from ota_server.policy_watch import PolicyWatcher
 
 T = TypeVar("T")
@@ -47,6 +49,8 @@ class House:
     folder: str = ""
     policy_file: str = ""
     started_at: float = 0.0
+    inbox: Inbox | None = None
+    yard: Yard | None = None
 
     @property
     def catalog(self) -> Catalog:

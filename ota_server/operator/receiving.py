@@ -278,7 +278,7 @@ class Incoming:
             damage = outcome if isinstance(outcome, ImageError) else outcome.damage
             if damage is None:
                 raise unfit("unsigned", f"{reason}; sign it with a key of the server's --verify-key")
-            raise unfit("damaged", f"it is damaged: {reason} (at byte {damage.offset})", offset=damage.offset)
+            raise unfit("damaged", f"it is damaged: {reason}", offset=damage.offset)
         target = self.target
         image = Image(target.channel, "", target.file, target.name, FileIdentity(0, outcome.size, 0, 0), outcome)
         if len(image.chips) > 1:

@@ -1,0 +1,50 @@
+"""Tidies up at the start what publishing and withdrawing left behind when the process ended before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.threadpool import ThreadPool
+
+from ota_server.operator.receiving import Inbox
+from ota_server.operator.yard import Yard
+
+
+class TidyingService(Service):
+    """Removes halves of uploads, and goes on with what was being withdrawn."""
+
+    name = "tidying"
+    log = Logger()
+
+    def __init__(self, inbox: Inbox, yard: Yard, reactor: Any, pool: ThreadPool) -> None:
+        self._inbox = inbox
+        self._yard = yard
+        self._reactor = reactor
+        self._pool = pool
+        self._tidied: Deferred[None] | None = None
+
+    def startService(self) -> None:
+        """Begin, in a thread: nobody waits for it."""
+        super().startService()
+        self._tidied = Deferred.fromCoroutine(self._tidy())
+
+    async def _tidy(self) -> None:
+        try:
+            told = await deferToThreadPool(self._reactor, self._pool, self._yard.recover)
+            for each in told:
+                self.log.warn("{told}", told=each)
+            removed = await deferToThreadPool(self._reactor, self._pool, self._inbox.clean)
+        except Exception:  # noqa: BLE001 - devices are served all the same
+            self.log.failure("what was left behind can't be tidied up")
+            return
+        if removed:
+            self.log.warn("{count} uploads that were cut off have been removed", count=len(removed))
+
+    def stopService(self) -> Deferred[None] | None:
+        """Stop; the returned Deferred fires when the thread is idle."""
+        super().stopService()
+        return self._tidied
