@@ -39,6 +39,10 @@ class OperatorTransport(FillingTransport):
         super().__init__()
         self.half_closed = False
 
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Take several pieces as one write, as chunks come."""
+        self.write(b"".join(data))
+
     def loseWriteConnection(self) -> None:
         """Note that nothing more is sent."""
         self.half_closed = True

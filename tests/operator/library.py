@@ -48,6 +48,7 @@ class Library(OperatorDoor):
         policy: str = "",
         *,
         remembers: bool = True,
+        at: Path | None = None,
     ) -> None:
         super().__init__(test)
         test.patch(database, "LOCK_PATIENCE", 0.01)
@@ -55,10 +56,11 @@ class Library(OperatorDoor):
         for name in ("SETTLE_TIME", "OPAQUE_SETTLE_TIME"):
             test.patch(folder, name, 0.0)
         self.test = test
-        self.folder = Path(test.mktemp()).absolute()
-        self.folder.mkdir()
-        write_files(self.folder, files)
-        (self.folder / POLICY_FILE).write_text(policy)
+        self.folder = Path(test.mktemp()).absolute() if at is None else at
+        if at is None:
+            self.folder.mkdir()
+            write_files(self.folder, files)
+            (self.folder / POLICY_FILE).write_text(policy)
         self.url = sqlite_url(self.folder / ".ledger.sqlite")
         pool: Any = OwnThreadPool()
         reactor: Any = self.clock
@@ -91,9 +93,16 @@ class Library(OperatorDoor):
         for service in (self.keeper, self.watcher, self.rules):
             if service is not None:
                 service.startService()
-                test.addCleanup(service.stopService)
+                test.addCleanup(lambda each: each.stopService() if each.running else None, service)
         if reader is not None:
             test.addCleanup(reader.close)
+
+    @classmethod
+    def beside(cls, other: Library) -> Library:
+        """Return another server of the same folder, after the end of the one before."""
+        assert other.keeper is not None
+        other.keeper.stopService()
+        return cls(other.test, at=other.folder)
 
     @property
     def fleet(self) -> Fleet:
