@@ -47,6 +47,10 @@ class DeviceChannel(HTTPChannel):
     """Whether a token was asked for over this connection."""
     _subject: str | None = None
     _subject_known = False
+    _closing = False
+    """Whether this end has begun to close the connection."""
+    _ended = False
+    """Whether the connection has ended."""
     _started = False
     """Whether Twisted's HTTP machinery runs: it holds back a client that doesn't take its answers."""
     _plain = True
@@ -116,7 +120,14 @@ class DeviceChannel(HTTPChannel):
             self.transport.pauseProducing()
 
     def loseConnection(self) -> None:
-        """Close the connection once everything is written."""
+        """Close the connection once everything is written, and drop it if the other end doesn't see to that in time.
+
+        TLS waits for a farewell, which never comes from a device that has lost its power. Twisted's channel has no
+        timeout any more at the end of an answer.
+        """
+        if not (self._closing or self._ended):
+            self._closing = True
+            self.setTimeout(self.site.timeOut)
         if self._started:
             super().loseConnection()
         else:
@@ -152,7 +163,10 @@ class DeviceChannel(HTTPChannel):
                 self.log.info("{peer} took nothing for {seconds} s: dropped", peer=self.getPeer(), seconds=STALL)
                 self.transport.abortConnection()
                 return
-        super().timeoutConnection()
+        if self._closing:
+            self.forceAbortClient()
+        else:
+            super().timeoutConnection()
 
     def _measure(self) -> tuple[int, int]:
         """Return two numbers that grow while an answer makes progress: bytes written, and bytes that arrived.
@@ -183,6 +197,7 @@ class DeviceChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Judge whether the last answer has arrived, then tell those that wait for its end."""
+        self._ended = True
         if self.arrival is not None:
             self.arrival.lost(self.last_progress, reason)
         super().connectionLost(reason)

@@ -83,6 +83,19 @@ class SilenceTests(SynchronousTestCase):
         self.assertEqual(connection.received.count(b" 200 "), 5)
         self.check_silence(connection)
 
+    def test_end_not_taken(self) -> None:
+        """A client that doesn't take the end of the connection after its last answer is dropped as well."""
+        for request in (b"GET /nothing HTTP/1.0\r\n\r\n", CHECK.replace(b"1.1", b"1.0"), b"no request\r\n\r\n"):
+            connection = self.door.connect()
+            connection.send(request)
+            self.assertTrue(connection.transport.disconnecting)
+            self.door.clock.advance(SILENCE - 0.5)
+            self.assertFalse(connection.transport.disconnected)
+            self.door.clock.advance(1)
+            self.assertTrue(connection.transport.disconnected, request)
+            connection.lose()
+            self.assertEqual(self.door.clock.getDelayedCalls(), [])
+
     def test_client_gone(self) -> None:
         """A connection that the client has ended leaves nothing behind on the clock."""
         for request in (b"", CHECK, CHECK[:20], b"GET /firmware.version HTTP/1.1\r\n\r\n"):
