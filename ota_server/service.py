@@ -381,7 +381,7 @@ def _make_operator_service(door: OperatorDoor, house: House, state: Path) -> Ope
         log.info("{actor}: {text}", actor=actor, text=text)
 
     calls = TokenCalls(tokens, state / TOKENS_FILE, house.in_thread, note)
-    site = make_operator_site(make_all_operations(house, calls), tokens, house.reactor, time.time)
+    site = make_operator_site(make_all_operations(house, calls), tokens, house.reactor, time.time, door.hosts)
     service = OperatorService(door, site, tokens, calls, state, house.reactor, time.time, show=show_on_terminal)
     OperatorDoorService(door, site, service.announce).setServiceParent(service)
     return service

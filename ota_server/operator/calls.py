@@ -80,6 +80,8 @@ class Call:
     """The time of the call, in seconds since 1970."""
     length: int | None = 0
     """The length of the body in bytes, as the request tells it; None where it doesn't."""
+    csrf_token: str | None = attrs.field(default=None, repr=False)
+    """What writes of the browser's session have to bring; None for a call with a token."""
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -138,8 +140,8 @@ BASE = "/api/v1"
 class Operation:
     """One operation of the API: method and path below `base`, who may, what it takes, what it answers.
 
-    `path` holds parameters in braces, as in `/projects/{project}`; `answers` are JSON Schemas by status, None for no
-    body. `body` is the JSON Schema of the body, None where there is none. What fails raises Problem; those that can
+    `path` holds parameters in braces, as in `/projects/{project}`; `scope` is None where any will do; `answers` are
+    JSON Schemas by status, None for no body. `body` is the JSON Schema of the body, None where there is none. What fails raises Problem; those that can
     happen here stand in `problems`, by status, beside those that every operation may answer (400, 401, 403, 404, 405,
     413, 429, 500, 503). `media` is the media type of what it answers where nothing is wrong.
     """
@@ -147,7 +149,7 @@ class Operation:
     name: str
     method: str
     path: str
-    scope: Scope
+    scope: Scope | None
     summary: str
     handle: Handler | None
     answers: Mapping[int, Mapping[str, Json] | None]

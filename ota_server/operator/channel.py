@@ -14,7 +14,8 @@ from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 
 if TYPE_CHECKING:
-    from ota_server.operator.site import OperatorRequest, OperatorSite
+    from ota_server.operator.request import OperatorRequest
+    from ota_server.operator.site import OperatorSite
 
 HEAD_TIME = 20.0
 """The head of a request has to be whole so many seconds after its first byte."""

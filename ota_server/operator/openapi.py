@@ -50,10 +50,11 @@ def describe(operations: Sequence[Operation]) -> Json:
 
 
 def _describe_operation(operation: Operation) -> Json:
+    scope = operation.scope
     described: dict[str, Json] = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "description": f"Needs a token with the scope `{operation.scope}`.",
+        "description": f"Needs a token with {'any scope' if scope is None else f'the scope `{scope}`'}.",
         "parameters": [_describe_parameter(parameter) for parameter in operation.parameters],
         "responses": {},
     }

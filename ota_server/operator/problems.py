@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ota_server.operator.calls import Problem
 
 PROBLEM_TYPE = "application/problem+json"
@@ -18,6 +20,12 @@ def bad_parameter(name: str, why: str) -> Problem:
 def unknown_address() -> Problem:
     """Say that an address leads to nothing."""
     return Problem(404, "unknown-address", "There is nothing at this address", "see /api/v1/openapi.json")
+
+
+def wrong_method(allowed: Iterable[str]) -> Problem:
+    """Say which methods work."""
+    methods = ", ".join(sorted(allowed))
+    return Problem(405, "wrong-method", "This method doesn't work here", f"these do: {methods}", allow=methods)
 
 
 def too_large(limit: int) -> Problem:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from ota_server.operator.bodies import check_body
 from ota_server.operator.calls import BASE, Json, Operation, Place, Problem
-from ota_server.operator.problems import bad_parameter, unknown_address
+from ota_server.operator.problems import bad_parameter, unknown_address, wrong_method
 
 MAX_PARAMETERS = 50
 
@@ -55,9 +55,7 @@ class Router:
                 return operation, match.groupdict()
             allowed |= {operation.method, *(["HEAD"] if operation.method == "GET" else [])}
         if allowed:
-            raise Problem(
-                405, "wrong-method", "This method doesn't work here", "see Allow", allow=", ".join(sorted(allowed))
-            )
+            raise wrong_method(allowed)
         raise unknown_address()
 
     def leads_to_api(self, path: str) -> bool:
@@ -136,6 +134,21 @@ def read_body(operation: Operation, data: bytes, content_type: str | None) -> Js
         where, why = wrong
         raise Problem(400, "bad-body", "The body is wrong", f"{where or 'the body'}: {why}", member=where)
     return value
+
+
+def read_fields(fields: Iterable[tuple[bytes, Sequence[bytes]]]) -> Mapping[str, str]:
+    """Return header fields by their names in lower case; several of a name as one (RFC 9110, section 5.3)."""
+    return {name.decode("latin-1").lower(): b", ".join(values).decode("latin-1") for name, values in fields}
+
+
+def read_form(data: bytes, content_type: str | None) -> Mapping[str, str]:
+    """Return the fields of a form that a browser sent. Raises Problem."""
+    if (content_type or "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        raise Problem(415, "wrong-type", "This takes a form", "send it as application/x-www-form-urlencoded")
+    try:
+        return dict(parse_qsl(data.decode("ascii"), errors="strict", max_num_fields=MAX_PARAMETERS))
+    except ValueError:
+        raise Problem(400, "bad-form", "The form can't be read", "write it as name=value&name=value") from None
 
 
 def _unite(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

@@ -1,357 +1,33 @@
-"""The HTTP server at the operator's door: who asks, for what, and whether the body is read at all.
-
-Everything is decided by the head of a request. What follows is either JSON of a bounded size, or a stream that a
-`BodySink` takes, at its own pace.
-"""
+"""The HTTP server at the operator's door."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import attrs
-from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
-from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, HTTPFactory, Request, datetimeToString
+from twisted.internet.interfaces import IReactorTime
+from twisted.web.http import HTTPFactory, Request
 
-from ota_server.fleet.access import read_token
-from ota_server.operator.calls import MAX_BODY, Answer, BodySink, Call, Json, Operation, Problem
-from ota_server.operator.channel import STREAM_TIME, OperatorChannel
+from ota_server.operator.calls import Operation
+from ota_server.operator.channel import OperatorChannel
 from ota_server.operator.openapi import make_description
-from ota_server.operator.problems import PROBLEM_TYPE, internal, token_needed, token_wrong, too_large, unknown_address
-from ota_server.operator.routing import Router, read_body, read_path, read_values
-from ota_server.operator.tokens import Token, Tokens
-from ota_server.web.slowing import Slowdown, network_of
+from ota_server.operator.pages import LogIn, Visitor
+from ota_server.operator.request import OperatorRequest
+from ota_server.operator.routing import Router
+from ota_server.operator.sessions import Sessions
+from ota_server.operator.token_calls import SESSION
+from ota_server.operator.tokens import Tokens
+from ota_server.web.slowing import Slowdown
 
 IDLE_TIME = 60
 """A connection that is silent for so many seconds is closed."""
 
-SERVER = b"ota"
-
-SECURITY_FIELDS = (
-    (b"X-Content-Type-Options", b"nosniff"),
-    (b"Referrer-Policy", b"no-referrer"),
-    (b"X-Frame-Options", b"DENY"),
-    (b"Cross-Origin-Opener-Policy", b"same-origin"),
-    (b"Cross-Origin-Resource-Policy", b"same-origin"),
-    (
-        b"Content-Security-Policy",
-        b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'",
-    ),
-)
-"""What every answer tells browsers."""
-
-log = Logger()
-
-
-class _ClientLeft(Exception):  # noqa: N818 - it is no error
-    """The client has left before its body was whole."""
-
-
-@attrs.frozen
-class _Plan:
-    """What is to come of a request: the operation, and its call but for the body."""
-
-    operation: Operation
-    call: Call
-
-
-class OperatorRequest(Request):
-    """One request at the operator's door."""
-
-    channel: OperatorChannel
-    site: OperatorSite
-    gone = False
-    """Whether the connection has ended before the answer."""
-    _plan: _Plan | None = None
-    _refusal: Problem | None = None
-    _delay = 0.0
-    _waiting: IDelayedCall | None = None
-    _whole = False
-    _answered = False
-    _received = 0
-    _limit = MAX_BODY
-    _more: Deferred[None] | None = None
-    _stopped: Exception | None = None
-
-    def __init__(self, channel: OperatorChannel, queued: object = False) -> None:
-        super().__init__(channel, parsePOSTFormSubmission=False)
-        self.site = channel.site
-        self._pieces: deque[bytes] = deque()
-
-    def __repr__(self) -> str:
-        """Show the request without what stands behind the question mark."""
-        return f"<{type(self).__name__} {self.method!r} {self.uri.partition(b'?')[0]!r}>"
-
-    # What the channel calls.
-
-    def judge(self, method: bytes, uri: bytes, version: bytes, length: int | None) -> None:
-        """Decide by the head what comes of the request; `length` is that of the body, None for chunks."""
-        self.method, self.uri, self.clientproto = method, uri, version
-        try:
-            self._plan = self._decide(length)
-        except Problem as problem:
-            self._refuse(problem, length)
-        except Exception:  # noqa: BLE001 - whatever it is, the others are served on
-            log.failure("a request failed: {request!r}", request=self)
-            self._refuse(internal(), length)
-        else:
-            if self._plan.operation.receive is not None:
-                self.channel.set_deadline(STREAM_TIME)
-                self.channel.hold()
-                self._run(self._take_stream(self._plan.operation, self._plan.call))
-            elif self._expects_continue():
-                self.channel.send_continue()
-
-    def handleContentChunk(self, data: bytes) -> None:
-        """Take a piece of the body, where it is wanted."""
-        if self._refusal is not None or self._stopped is not None or self._answered:
-            return
-        self._received += len(data)
-        if self._received > self._limit:
-            if self._plan is not None and self._plan.operation.receive is not None:
-                self._stop(too_large(self._limit))
-            else:
-                self._refuse(too_large(self._limit), None)
-            return
-        self._pieces.append(data)
-        self._wake()
-
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Answer, now that the whole body is there."""
-        self._whole = True
-        if self._refusal is not None:
-            self._send_refusal()
-        elif self._plan is not None:
-            if self._plan.operation.receive is not None:
-                self._wake()
-            else:
-                self._run(self._take_call(self._plan))
-
-    def connectionLost(self, reason: Failure) -> None:
-        """Note that nobody waits for the answer any more."""
-        self.gone = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._stop_waiting()
-        self._stop(_ClientLeft())
-        super().connectionLost(reason)
-
-    # How it is decided.
-
-    def _decide(self, length: int | None) -> _Plan:
-        """Return what is to be done. Raises Problem."""
-        raw, _, query = self.uri.partition(b"?")
-        path = read_path(raw)
-        if not self.site.router.leads_to_api(path):
-            raise unknown_address()
-        token = self._authenticate()
-        operation, in_path = self.site.router.find(self.method.decode("ascii", "replace"), path)
-        if operation.scope not in token.scopes:
-            raise Problem(
-                403,
-                "wrong-scope",
-                "This token doesn't allow that",
-                f"it allows {', '.join(sorted(token.scopes)) or 'nothing'}, and this needs {operation.scope}",
-                needs=operation.scope,
-            )
-        headers = {
-            name.decode("ascii").lower(): b", ".join(values).decode("latin-1")
-            for name, values in self.requestHeaders.getAllRawHeaders()
-        }
-        values = read_values(operation, in_path, query, headers)
-        self._limit = operation.max_body if operation.receive is not None else MAX_BODY
-        if length is not None and length > self._limit:
-            raise too_large(self._limit)
-        return _Plan(operation, Call(token.operator, values, now=self.site.seconds(), length=length))
-
-    def _authenticate(self) -> Token:
-        """Return the token that the request brings. Raises Problem."""
-        brought = read_token(dict(self.requestHeaders.getAllRawHeaders()), b"")
-        if brought is None:
-            raise token_needed()
-        now = self.site.reactor.seconds()
-        token = self.site.tokens.find(brought, self.site.seconds()) if brought else None
-        network = network_of(str(getattr(self.channel.getPeer(), "host", "")))
-        if token is not None:
-            self.site.slowdown.forgive(network, now)
-            return token
-        delay = self.site.slowdown.refuse(network, now)
-        if delay is None:
-            raise Problem(429, "too-many-tries", "There were too many wrong tokens", "wait some seconds")
-        self._delay = delay
-        raise token_wrong()
-
-    def _expects_continue(self) -> bool:
-        expected = self.requestHeaders.getRawHeaders(b"Expect", ())
-        return self.clientproto == b"HTTP/1.1" and any(value.lower() == b"100-continue" for value in expected)
-
-    # Refusals, which may come before the body does.
-
-    def _refuse(self, problem: Problem, length: int | None) -> None:
-        """Answer with a problem, behind a short body, and otherwise without waiting for it."""
-        self._refusal = problem
-        self._pieces.clear()
-        if length != 0 and (length is None or length > MAX_BODY or self._expects_continue()):
-            self._send_refusal()
-
-    def _send_refusal(self) -> None:
-        """Send the answer of a refusal, now or later."""
-        if self._answered or self._waiting is not None:
-            return
-        if self._delay:
-            if not self._whole:
-                self.channel.hold()
-            self._waiting = self.site.reactor.callLater(self._delay, self._send_late)
-        else:
-            assert self._refusal is not None
-            self.send_problem(self._refusal)
-
-    def _send_late(self) -> None:
-        self._stop_waiting()
-        assert self._refusal is not None
-        self.send_problem(self._refusal)
-
-    def _stop_waiting(self) -> None:
-        self._waiting = None
-        self.site.slowdown.release(network_of(str(getattr(self.channel.getPeer(), "host", ""))))
-
-    # What runs an operation.
-
-    def _run(self, steps: Any) -> None:
-        """Run what answers this request; what it raises is answered, too."""
-        Deferred.fromCoroutine(steps).addErrback(self._fail)
-
-    def _fail(self, failure: Failure) -> None:
-        problem = failure.value
-        if isinstance(problem, _ClientLeft):
-            return
-        if not isinstance(problem, Problem):
-            log.failure("a request failed: {request!r}", failure, request=self)
-            problem = internal()
-        if not self._answered:
-            self.send_problem(problem)
-        elif not self.gone:
-            self.channel.transport.abortConnection()
-
-    async def _take_call(self, plan: _Plan) -> None:
-        """Answer a call with a small body, or none."""
-        data = b"".join(self._pieces)
-        self._pieces.clear()
-        body: Json = read_body(plan.operation, data, self.getHeader("content-type"))
-        assert plan.operation.handle is not None
-        answer = await plan.operation.handle(attrs.evolve(plan.call, body=body))
-        self.send_answer(answer, plan.operation.media)
-
-    async def _take_stream(self, operation: Operation, call: Call) -> None:
-        """Answer a call whose body is a stream."""
-        assert operation.receive is not None
-        sink = await operation.receive(call)
-        try:
-            if self._expects_continue() and not self._received and not self.gone:
-                self.channel.send_continue()
-            await self._feed(sink)
-        except BaseException:
-            sink.failed()
-            raise
-        self.send_answer(await sink.finished(), operation.media)
-
-    async def _feed(self, sink: BodySink) -> None:
-        """Give a sink the whole body, piece by piece, as it takes them. Raises what stops it."""
-        while True:
-            while self._pieces and self._stopped is None:
-                room = sink.write(self._pieces.popleft())
-                if room is not None:
-                    self._hold()
-                    await room
-            if self._stopped is not None:
-                raise self._stopped
-            if self._whole:
-                self._release()
-                return
-            more = self._more = Deferred()
-            # What was kept back while it was held may come at once.
-            self._release()
-            await more
-
-    def _hold(self) -> None:
-        if not self.gone:
-            self.channel.hold()
-
-    def _release(self) -> None:
-        if not self.gone:
-            self.channel.release()
-
-    def _wake(self) -> None:
-        if self._more is not None:
-            more, self._more = self._more, None
-            more.callback(None)
-
-    def _stop(self, problem: Exception) -> None:
-        self._stopped = problem
-        self._wake()
-
-    # Answers.
-
-    def send_answer(self, answer: Answer, media: str) -> None:
-        """Send the answer of an operation."""
-        if answer.stream is None:
-            self._send(answer.status, media, answer.encode(), answer.fields)
-        elif self._begin(answer.status, media, answer.fields):
-            if self.method == b"HEAD":
-                self.finish()
-            else:
-                answer.stream(self)
-
-    def send_problem(self, problem: Problem) -> None:
-        """Send a problem (RFC 9457)."""
-        fields = []
-        match problem.status:
-            case 401:
-                wrong = ', error="invalid_token"' if problem.kind == "token-wrong" else ""
-                fields.append(("WWW-Authenticate", f'Bearer realm="ota-server"{wrong}'))
-            case 405:
-                fields.append(("Allow", problem.more["allow"]))
-            case 429 | 503:
-                fields.append(("Retry-After", "5"))
-        self._send(problem.status, PROBLEM_TYPE, Answer(problem.as_json()).encode(), fields)
-
-    def _begin(self, status: int, media: str, fields: Sequence[tuple[str, str]]) -> bool:
-        """Set what an answer's head says; False where nobody waits for it."""
-        if self.gone or self._answered:
-            return False
-        self._answered = True
-        self.setResponseCode(status, RESPONSES.get(status, b""))
-        for name, value in SECURITY_FIELDS:
-            self.setHeader(name, value)
-        self.setHeader(b"Server", SERVER)
-        self.setHeader(b"Date", datetimeToString(self.site.reactor.seconds()))
-        self.setHeader(b"Cache-Control", b"no-store")
-        if media:
-            self.setHeader(b"Content-Type", media.encode("ascii"))
-        if not (self._whole and self.channel.persistent):
-            self.setHeader(b"Connection", b"close")
-        for field, text in fields:
-            self.responseHeaders.addRawHeader(field.encode("ascii"), text.encode("latin-1", "replace"))
-        return True
-
-    def _send(self, status: int, media: str, body: bytes, fields: Sequence[tuple[str, str]]) -> None:
-        if not self._begin(status, media if body else "", fields):
-            return
-        if status != 204:
-            self.setHeader(b"Content-Length", b"%d" % len(body))
-        self.write(body)
-        if self._whole:
-            self.finish()
-        else:
-            self.channel.linger()
-
 
 class OperatorSite(HTTPFactory):
-    """The HTTP server at the operator's door. `seconds` tells the time in seconds since 1970."""
+    """The HTTP server at the operator's door.
+
+    `seconds` tells the time in seconds since 1970. `hosts` are further names by which browsers may ask it.
+    """
 
     protocol: Any = OperatorChannel
     noisy = False
@@ -362,10 +38,14 @@ class OperatorSite(HTTPFactory):
         tokens: Tokens,
         reactor: IReactorTime,
         seconds: Callable[[], float],
+        hosts: Sequence[str] = (),
     ) -> None:
         super().__init__(timeout=IDLE_TIME, reactor=reactor)
         self.router = Router(operations)
         self.tokens = tokens
+        self.hosts = frozenset(hosts)
+        self.sessions = Sessions(tokens.holds)
+        self.pages: dict[str, Mapping[str, Visitor]] = dict(LogIn(self.sessions).pages)
         self.slowdown = Slowdown()
         self.seconds = seconds
         self.channels: set[OperatorChannel] = set()
@@ -394,7 +74,12 @@ class OperatorSite(HTTPFactory):
 
 
 def make_operator_site(
-    operations: Sequence[Operation], tokens: Tokens, reactor: IReactorTime, seconds: Callable[[], float]
+    operations: Sequence[Operation],
+    tokens: Tokens,
+    reactor: IReactorTime,
+    seconds: Callable[[], float],
+    hosts: Sequence[str] = (),
 ) -> OperatorSite:
     """Return the site that serves these operations, and their description. Raises ValueError where two collide."""
-    return OperatorSite([*operations, make_description(operations)], tokens, reactor, seconds)
+    whole = [*operations, SESSION]
+    return OperatorSite([*whole, make_description(whole)], tokens, reactor, seconds, hosts)

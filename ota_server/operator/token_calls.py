@@ -195,3 +195,30 @@ class TokenCalls:
                 problems=(409,),
             ),
         )
+
+
+async def _tell_session(call: Call) -> Answer:
+    operator = call.operator
+    return Answer({"name": operator.name, "scopes": sorted(operator.scopes), "csrf_token": call.csrf_token})
+
+
+SESSION = Operation(
+    "get_session",
+    "GET",
+    "/session",
+    None,
+    "Tell who is asking, and what a browser's writes have to bring as `X-CSRF-Token`.",
+    _tell_session,
+    {
+        200: {
+            "type": "object",
+            "required": ["name", "scopes", "csrf_token"],
+            "properties": {
+                "name": {"type": "string"},
+                "scopes": _SCOPES,
+                "csrf_token": {"type": ["string", "null"], "description": "null for a call with a token"},
+            },
+        }
+    },
+)
+"""Who is asking."""
