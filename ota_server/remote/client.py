@@ -80,29 +80,32 @@ class Door:
 
     def get(self, path: str, **query: str | int | None) -> Json:
         """Return what an address answers."""
-        return self.ask("GET", path, None, query)[1]
+        return self.ask("GET", path, None, query)
 
     def post(self, path: str, body: Json | None = None, **query: str | int | None) -> Json:
         """Send an order, and return what is answered."""
-        return self.ask("POST", path, body, query)[1]
+        return self.ask("POST", path, body, query)
 
-    def ask(self, method: str, path: str, body: Json | None, query: Mapping[str, str | int | None]) -> tuple[int, Json]:
-        """Return the status and the JSON of an answer. Raises Refusal, and CommandError where nothing answers."""
+    def ask(self, method: str, path: str, body: Json | None, query: Mapping[str, str | int | None]) -> Json:
+        """Return the JSON of an answer, an empty object where it has none.
+
+        Raises Refusal, and CommandError where nothing answers.
+        """
         with self._problems():
             answer = self._client.request(method, self._base + path, params=_drop_none(query), json=body)
-        return answer.status_code, self._read(answer)
+        return self._read(answer)
 
     def put(
         self, path: str, content: Iterator[bytes], fields: Mapping[str, str], query: Mapping[str, str | int | None]
-    ) -> tuple[int, Json]:
-        """Send bytes as they come; `fields` tell of them. Returns as `ask` does."""
+    ) -> Json:
+        """Send bytes as they come, and return what is answered; `fields` tell of them. Raises as `ask` does."""
         # The server may look at an image for a while before it answers.
         patient = httpx2.Timeout(ANSWER_TIME * 5, connect=CONNECT_TIME)
         with self._problems():
             answer = self._client.put(
                 self._base + path, content=content, headers=fields, params=_drop_none(query), timeout=patient
             )
-        return answer.status_code, self._read(answer)
+        return self._read(answer)
 
     def items(self, path: str, limit: int | None = None, **query: str | int | None) -> Iterator[Json]:
         """Yield the items of a list, page by page; at most `limit` of them."""
@@ -185,8 +188,8 @@ class Door:
 
     def _spell(self, answer: httpx2.Response, problem: Json) -> str:
         """Write a problem on one line."""
-        said = str(problem.get("detail") or problem.get("title") or "no reason is given")
-        told = escape(" ".join(said.split()))[:MAX_TOLD]
+        parts = [str(problem[name]) for name in ("title", "detail") if problem.get(name)]
+        told = escape(" ".join(": ".join(parts or ["no reason is given"]).split()))[:MAX_TOLD]
         if answer.status_code == 401:
             return f"{self.address.url} doesn't know this token: {told}"
         if answer.status_code == 429 and "retry-after" in answer.headers:

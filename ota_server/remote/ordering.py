@@ -234,7 +234,7 @@ def yank(arguments: Sequence[str]) -> int:
 
     def act(options: YankOptions, door: Door) -> int:
         path = path_of("projects", options["project"], "releases", options["version"])
-        _, told = door.ask("DELETE", path, None, {"channel": options["channel"]})
+        told = door.ask("DELETE", path, None, {"channel": options["channel"]})
         if options["json"]:
             print_json(told)
         else:

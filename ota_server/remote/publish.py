@@ -134,7 +134,7 @@ def _publish(options: PublishOptions, door: Door) -> int:
     failed: Status | None = None
     for parcel in options["parcels"]:
         try:
-            code, told = _send(door, parcel, replace=bool(options["replace"]))
+            told = _send(door, parcel, replace=bool(options["replace"]))
         except CommandError as error:
             # The other files may be good; but where nobody answers, nobody will.
             if error.status is Status.UNREACHABLE:
@@ -142,7 +142,7 @@ def _publish(options: PublishOptions, door: Door) -> int:
             print(f"ota-server publish: {spell(str(parcel.path))}: {error}", file=sys.stderr, flush=True)
             failed = failed or error.status
             continue
-        _tell(parcel, code, told, as_json=as_json)
+        _tell(parcel, told, as_json=as_json)
     if failed is not None:
         return failed
     if not options["wait"]:
@@ -163,8 +163,8 @@ def _newest_event(door: Door) -> str:
         raise
 
 
-def _send(door: Door, parcel: Parcel, *, replace: bool) -> tuple[int, Json]:
-    """Send one file. Raises CommandError."""
+def _send(door: Door, parcel: Parcel, *, replace: bool) -> Json:
+    """Send one file, and return what the server says of it. Raises CommandError."""
     try:
         with open(parcel.path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -220,15 +220,20 @@ def _progress(name: str, size: int) -> Iterator[Callable[[int], object]]:
         yield lambda sent: progress.advance(task, sent)
 
 
-def _tell(parcel: Parcel, code: int, told: Json, *, as_json: bool) -> None:
+_OUTCOMES = {"same": "was there already", "replaced": "published in the place of another"}
+
+
+def _tell(parcel: Parcel, told: Json, *, as_json: bool) -> None:
     """Tell that a file was published."""
     if as_json:
-        print_json({"published": told, "new": code == 201}, lines=True)
+        print_json({"published": told}, lines=True)
         return
-    done = "published" if code == 201 else "was there already"
-    print_line(f"{spell(parcel.path.name)}: {done}: {parcel.release}, {spell_size(parcel.path.stat().st_size)}")
+    done = _OUTCOMES.get(told["outcome"], "published")
+    print_line(f"{spell(parcel.path.name)}: {done}: {parcel.release}, {spell_size(told['image']['size'])}")
     for finding in told.get("findings") or ():
         print_line(f"  finding: {spell(finding['text'])}")
+    for note in told.get("notes") or ():
+        print_line(f"  note: {spell(note)}")
 
 
 def _spell_version(version: Version) -> str:

@@ -82,7 +82,7 @@ def _act(options: TokenOptions, door: Door) -> int:
         else:
             print_line("revoked")
     else:
-        tokens = door.items("/tokens")
+        tokens = door.get("/tokens")["items"]
         if options["json"]:
             for token in tokens:
                 print_json(token, lines=True)
