@@ -66,7 +66,8 @@ def _describe_operation(operation: Operation) -> Json:
     elif operation.body is not None:
         described["requestBody"] = {
             "required": bool(operation.body.get("required")),
-            "content": {"application/json": {"schema": operation.body}},
+            # What isn't described is refused.
+            "content": {"application/json": {"schema": {"additionalProperties": False, **operation.body}}},
         }
     for status, schema in operation.answers.items():
         answer: dict[str, Json] = {"description": HTTPStatus(status).phrase}

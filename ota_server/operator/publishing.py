@@ -238,7 +238,11 @@ def _yes(name: str, summary: str) -> Parameter:
     return Parameter(name, Place.QUERY, summary, _read_yes, {"type": "string", "enum": list(_YES)}, default=False)
 
 
-_DIGEST_SCHEMA: Mapping[str, Json] = {"type": "string", "examples": ["sha-256=:AAAA…:"]}
+_DIGEST_SCHEMA: Mapping[str, Json] = {
+    "type": "string",
+    "pattern": "^(sha-256=:[A-Za-z0-9+/]{43}=:|sha-512=:[A-Za-z0-9+/]{86}==:)$",
+    "examples": ["sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"],
+}
 
 _BODY = (
     _yes("replace", "Put it in the place of other bytes of the same name."),
@@ -249,7 +253,9 @@ _BODY = (
         read_content_digest,
         _DIGEST_SCHEMA,
     ),
-    Parameter("Content-Encoding", Place.HEADER, "Only identity.", _read_coding, {"type": "string"}),
+    Parameter(
+        "Content-Encoding", Place.HEADER, "Only identity.", _read_coding, {"type": "string", "enum": ["identity"]}
+    ),
     Parameter("Content-Range", Place.HEADER, "Not taken.", _refuse_range, {"type": "string"}),
 )
 
