@@ -140,10 +140,10 @@ BASE = "/api/v1"
 class Operation:
     """One operation of the API: method and path below `base`, who may, what it takes, what it answers.
 
-    `path` holds parameters in braces, as in `/projects/{project}`; `scope` is None where any will do; `answers` are
-    JSON Schemas by status, None for no body. `body` is the JSON Schema of the body, None where there is none. What fails raises Problem; those that can
-    happen here stand in `problems`, by status, beside those that every operation may answer (400, 401, 403, 404, 405,
-    413, 429, 500, 503). `media` is the media type of what it answers where nothing is wrong.
+    `path` holds parameters in braces, as in `/projects/{project}`; `scope` is None where any will do;
+    `answers` are JSON Schemas by status, None for no body. `body` is the JSON Schema of the body, None where there is
+    none. What fails raises Problem; those that can happen here stand in `problems`, by status, beside those that every
+    operation may answer (COMMON_PROBLEMS). `media` is the media type of what it answers where nothing is wrong.
     """
 
     name: str

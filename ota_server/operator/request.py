@@ -303,6 +303,8 @@ class OperatorRequest(Request):
 
     def send_problem(self, problem: Problem) -> None:
         """Send a problem (RFC 9457)."""
+        if self.gone:
+            return
         fields = []
         match problem.status:
             case 401:
@@ -310,7 +312,10 @@ class OperatorRequest(Request):
                 fields.append(("WWW-Authenticate", f'Bearer realm="ota-server"{wrong}'))
             case 405:
                 fields.append(("Allow", problem.more["allow"]))
-            case 429 | 503:
+            case 429:
+                self.channel.persistent = False
+                fields.append(("Retry-After", "5"))
+            case 503:
                 fields.append(("Retry-After", "5"))
         self._send(problem.status, PROBLEM_TYPE, Answer(problem.as_json()).encode(), fields)
 

@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import ISSLTransport
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import directlyProvides
 
 from ota_server.operator.calls import Operation
 from ota_server.operator.channel import OperatorChannel
@@ -35,13 +38,19 @@ def bearer(token: bytes = TOKEN) -> bytes:
 class OperatorTransport(FillingTransport):
     """A transport in memory that can be paused by its reader, and half closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, secure: bool = False) -> None:
         super().__init__()
+        self.hostAddr = IPv4Address("TCP", "127.0.0.1", 8001)
         self.half_closed = False
+        if secure:
+            directlyProvides(self, ISSLTransport)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Take several pieces as one write, as chunks come."""
         self.write(b"".join(data))
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Take note of nothing."""
 
     def loseWriteConnection(self) -> None:
         """Note that nothing more is sent."""
@@ -51,8 +60,8 @@ class OperatorTransport(FillingTransport):
 class OperatorConnection:
     """A connection to the door in memory."""
 
-    def __init__(self, site: OperatorSite) -> None:
-        self.transport = OperatorTransport()
+    def __init__(self, site: OperatorSite, *, secure: bool = False) -> None:
+        self.transport = OperatorTransport(secure=secure)
         channel = site.buildProtocol(self.transport.getPeer())
         assert isinstance(channel, OperatorChannel)
         self.channel = channel
@@ -81,9 +90,15 @@ class OperatorConnection:
 
 
 class OperatorDoor:
-    """The door with some operations, and two tokens: TOKEN allows everything, READER to read."""
+    """The door with some operations, and two tokens: TOKEN allows everything, READER to read.
 
-    def __init__(self, test: SynchronousTestCase, operations: Sequence[Operation] = ()) -> None:
+    `secure` says that its connections are those of TLS.
+    """
+
+    def __init__(
+        self, test: SynchronousTestCase, operations: Sequence[Operation] = (), *, secure: bool = False
+    ) -> None:
+        self._secure = secure
         self.clock = MemoryReactor()
         self.clock.advance(NOW)
         self.tokens = Tokens([make_token("admin", TOKEN), make_token("reader", READER, [Scope.READ])])
@@ -93,7 +108,7 @@ class OperatorDoor:
 
     def connect(self) -> OperatorConnection:
         """Return a new connection."""
-        connection = OperatorConnection(self.site)
+        connection = OperatorConnection(self.site, secure=self._secure)
         self._connections.append(connection)
         return connection
 
