@@ -134,14 +134,14 @@ class Course:
             rollout.acknowledged -= 1
             self._write(rollout)
 
-    def _heading(self, rollout: Rollout) -> State:
+    def heading(self, rollout: Rollout) -> State:
         """Return the state of a rollout, or that which is being written down."""
         planned = self._planned.get(rollout)
         return rollout.state if planned is None else planned.state
 
     def _consider_halt(self, rollout: Rollout, now: float) -> None:
         rule = self.policy.rules_for(rollout.project, None).halt
-        if self._heading(rollout) is State.HALTED or not must_halt(rollout, rule):
+        if self.heading(rollout) is State.HALTED or not must_halt(rollout, rule):
             return
         known = rollout.failures + rollout.confirmed
         why = (
@@ -245,7 +245,7 @@ class Course:
 
     def halt(self, rollout: Rollout, actor: str, now: float) -> None:
         """Halt a rollout as the operator says."""
-        if self._heading(rollout) is not State.HALTED:
+        if self.heading(rollout) is not State.HALTED:
             self._halt(rollout, actor, f"by {actor}; so far {describe(rollout.outcomes)}", now)
 
     def resume(self, rollout: Rollout, actor: str, now: float, *, stage: int | None = None) -> None:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from ota_server.operator import devices, event_list, events, explaining, publishing, reading, rollouts, status, yanking
+from ota_server.operator import (
+    devices,
+    event_list,
+    events,
+    explaining,
+    ordering,
+    publishing,
+    reading,
+    rollouts,
+    status,
+    writing,
+    yanking,
+)
 from ota_server.operator.calls import Operation
 from ota_server.operator.house import House
 from ota_server.operator.token_calls import TokenCalls
 
-_ROOMS = (reading, devices, rollouts, event_list, events, explaining, status, publishing, yanking)
+_ROOMS = (reading, devices, rollouts, event_list, events, explaining, status, publishing, yanking, ordering, writing)
 """Those with a `make_operations(house)`."""
 
 

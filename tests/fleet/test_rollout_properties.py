@@ -160,7 +160,7 @@ class FleetMachine(RuleBasedStateMachine):
     def ask(self, number: int, told: str | None, mode: Mode) -> Decision:
         """Let a device check in, and look at the answer."""
         # Also those of which that is only being written down.
-        barred = {v for v, each in self.rollouts.items() if self.fleet.course._heading(each) is State.HALTED}
+        barred = {v for v, each in self.rollouts.items() if self.fleet.course.heading(each) is State.HALTED}
         barred |= {version for version, each in self.rollouts.items() if each.state is State.HALTED}
         kind = Kind.FILESYSTEM if mode is Mode.FILESYSTEM else Kind.APP
         decision = self.play.check(number, told, mode=mode)
@@ -288,7 +288,7 @@ class FleetMachine(RuleBasedStateMachine):
         rules = self.rules_in_force
         for version, rollout in self.rollouts.items():
             before = self.before.get(version)
-            heading = self.fleet.course._heading(rollout)
+            heading = self.fleet.course.heading(rollout)
             if before is not None and ticked and self.play.writes and rollout.stage > before.stage:
                 good = before.confirmed
                 downloaded = before.downloaded - before.outcomes.get(Outcome.DRIFTED, 0)
