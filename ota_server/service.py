@@ -27,6 +27,7 @@ from ota_server.firmware.folder import POLICY_FILE, Folder
 from ota_server.firmware.packing import Packer
 from ota_server.firmware.signatures import VerifyKey
 from ota_server.firmware.watch import FolderWatcher, Hints
+from ota_server.fleet.journal import Event
 from ota_server.fleet.ledger import Ledger, sqlite_url
 from ota_server.fleet.policy import Policy
 from ota_server.fleet.reading import LedgerReader
@@ -34,6 +35,7 @@ from ota_server.forgetful import Forgetful
 from ota_server.keeper import FleetKeeper
 from ota_server.operator.api import make_all_operations
 from ota_server.operator.door import ExposedDoorError, OperatorDoor, OperatorService, show_on_terminal
+from ota_server.operator.durably import tell_event
 from ota_server.operator.house import House
 from ota_server.operator.receiving import MAX_IMAGE, Inbox
 from ota_server.operator.site import OperatorSite, make_operator_site
@@ -379,6 +381,7 @@ def _make_operator_service(door: OperatorDoor, house: House, state: Path) -> Ope
 
     async def note(actor: str, kind: str, text: str) -> None:
         log.info("{actor}: {text}", actor=actor, text=text)
+        await tell_event(house, Event(time.time(), actor, kind, text))
 
     calls = TokenCalls(tokens, state / TOKENS_FILE, house.in_thread, note)
     site = make_operator_site(make_all_operations(house, calls), tokens, house.reactor, time.time, door.hosts)

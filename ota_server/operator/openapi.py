@@ -34,6 +34,8 @@ def describe(operations: Sequence[Operation]) -> Json:
         "info": {
             "title": "OTA Server: the operator's door",
             "version": __version__.public(),
+            "description": "A browser that is logged in may call it by its cookie, too; its writes bring the "
+            "`csrf_token` of `GET /api/v1/session` as `X-CSRF-Token`. HEAD is answered as GET, without the body.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -100,7 +102,7 @@ def make_description(operations: Sequence[Operation]) -> Operation:
         return Answer(described[0])
 
     operation = Operation(
-        name="getDescription",
+        name="get_description",
         method="GET",
         path="/openapi.json",
         scope=Scope.READ,

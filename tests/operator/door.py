@@ -96,12 +96,19 @@ class OperatorDoor:
     """
 
     def __init__(
-        self, test: SynchronousTestCase, operations: Sequence[Operation] = (), *, secure: bool = False
+        self,
+        test: SynchronousTestCase,
+        operations: Sequence[Operation] = (),
+        *,
+        secure: bool = False,
+        tokens: Tokens | None = None,
     ) -> None:
         self._secure = secure
         self.clock = MemoryReactor()
         self.clock.advance(NOW)
-        self.tokens = Tokens([make_token("admin", TOKEN), make_token("reader", READER, [Scope.READ])])
+        self.tokens = Tokens() if tokens is None else tokens
+        self.tokens.add(make_token("admin", TOKEN))
+        self.tokens.add(make_token("reader", READER, [Scope.READ]))
         self.site = make_operator_site(operations, self.tokens, self.clock, self.clock.seconds)
         self._connections: list[OperatorConnection] = []
         test.addCleanup(self.hang_up)

@@ -56,6 +56,8 @@ def read_answer(data: bytes, method: bytes = b"GET") -> tuple[Answer, bytes]:
     assert end > 3, f"no whole head in {data[:400]!r}"
     answer = Answer(data[:end], b"")
     length = answer.get(b"Content-Length")
+    if answer.code == 204 and length is None:
+        return answer, data[end:]
     assert length is not None, f"no length in {answer.head!r}"
     size = 0 if method == b"HEAD" or answer.code == 304 else int(length)
     assert len(data) >= end + size, f"{len(data) - end} of {size} bytes came"
