@@ -63,6 +63,7 @@ class Follower:
         self._as_json = as_json
         self._events: queue.SimpleQueue[Json | CommandError] = queue.SimpleQueue()
         self._told: dict[Release, str] = {}
+        self._lines: set[str] = set()
 
     def follow(self, releases: Sequence[Release], goal: Goal, seconds: float) -> Status:
         """Wait until all have ended well, one has ended badly, or the time is over; return the exit status."""
@@ -123,7 +124,7 @@ class Follower:
                     if self._as_json:
                         print_json({"event": event}, lines=True)
                     else:
-                        print_line(f"{release}: {spell(event['kind'])}: {spell(event.get('text'))}")
+                        self._print(f"{release}: {spell(event['kind'])}: {spell(event.get('text'))}")
                     if event["kind"] in GONE:
                         return release
                     return None
@@ -144,16 +145,20 @@ class Follower:
             return
         self._told[release] = text
         if not self._as_json:
-            print_line(f"{release}: {text}")
+            self._print(f"{release}: {text}")
         elif rollout is not None:
             print_json({"rollout": rollout}, lines=True)
+
+    def _print(self, line: str) -> None:
+        """Print a line, unless it was printed before: a step of a rollout is told by its event, too."""
+        if line not in self._lines:
+            self._lines.add(line)
+            print_line(line)
 
     def _end(self, release: Release, verdict: Verdict | None) -> None:
         if self._as_json:
             told = {"end": "late" if verdict is None else "good" if verdict.good else "bad"}
             why = {} if verdict is None else {"why": verdict.why}
             print_json({**told, **attrs.asdict(release), **why}, lines=True)
-        elif verdict is None:
-            print_line(f"{release}: the time is over")
         else:
-            print_line(f"{release}: {spell(verdict.why)}")
+            self._print(f"{release}: {'the time is over' if verdict is None else spell(verdict.why)}")

@@ -16,7 +16,7 @@ from ota_server.remote.failing import Status
 from ota_server.remote.following import Follower, Release
 from ota_server.remote.goal import describe_rollout, read_goal
 from ota_server.remote.running import read_duration, run_command
-from ota_server.remote.showing import print_facts, print_json, print_line, spell
+from ota_server.remote.showing import print_json, print_line, spell
 
 ROLLOUT_ORDERS = ("halt", "resume", "restart", "complete")
 
@@ -176,7 +176,8 @@ def _rollout(options: RolloutOptions, door: Door) -> int:
     if options["json"]:
         print_json(told)
     else:
-        print_line(f"done: {_spell_rollout(told)}")
+        done = "done" if told["changed"] else "it stood so already"
+        print_line(f"{done}: {_spell_rollout(told['rollout'])}")
     return Status.DONE
 
 
@@ -224,8 +225,8 @@ def _set(options: SettingOptions, door: Door, what: str, body: Json | None = Non
     if options["json"]:
         print_json(told)
     else:
-        print_line("done")
-        print_facts((name.replace("_", " "), value) for name, value in told.items() if name in ("warning", "warnings"))
+        print_line("done" if told["changed"] else "it was set so already")
+        _print_notes(told)
     return Status.DONE
 
 
@@ -238,10 +239,17 @@ def yank(arguments: Sequence[str]) -> int:
         if options["json"]:
             print_json(told)
         else:
-            print_line(f"taken back: {Release(options['channel'], options['project'], options['version'])}")
+            release = Release(options["channel"], options["project"], options["version"])
+            print_line(f"taken back: {release}; kept in the server's state, in {spell(told['kept'])}")
+            _print_notes(told)
         return Status.DONE
 
     return run_command("yank", YankOptions(), arguments, act)
+
+
+def _print_notes(told: Json) -> None:
+    for note in told.get("notes") or ():
+        print_line(f"  note: {spell(note)}")
 
 
 def read_version(text: str) -> str:
