@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ota_server.fleet.ledger import Ledger, LedgerError
 from ota_server.fleet.policy import PolicyError
 from ota_server.logs import LEVELS, make_observer
 from ota_server.operator.door import OperatorDoor
+from ota_server.operator.receiving import MAX_IMAGE
 from ota_server.operator.tokens import TokenFileError, read_token_file
 from ota_server.service import NO_DATABASE, OtaService, PolicySource, make_ota_service
 from ota_server.tls.certificates import CertificateError
@@ -37,6 +39,19 @@ def _level(name: str) -> str:
     if name.lower() not in LEVELS:
         raise ValueError(f"{name!r} is no log level; these are: {', '.join(LEVELS)}")
     return name.lower()
+
+
+_SIZE = re.compile(r"([0-9]{1,12})(?: ?([KMG])(?:i?B)?)?", re.ASCII | re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(text: str) -> int:
+    """Read a size: `64M`, or a number of bytes; returned in bytes."""
+    found = _SIZE.fullmatch(text)
+    size = int(found[1]) * _UNITS[(found[2] or "").upper()] if found else 0
+    if not size:
+        raise ValueError(f"{text!r} is no size; write a number of bytes, or one with K, M or G, such as 64M")
+    return size
 
 
 class Options(usage.Options):
@@ -57,6 +72,7 @@ class Options(usage.Options):
         ["database", None, None, "Ledger of the fleet: an SQLAlchemy URL, or none (default: a file in STATE)."],
         ["admin", None, DEFAULT_ADMIN, "Operator's door: a port of this machine alone, an endpoint string, or none."],
         ["admin-token-file", None, None, "File with the operator's token (default: one is made in STATE)."],
+        ["max-image", None, MAX_IMAGE, "Largest image that operators may publish, in bytes or as in 64M.", _size],
     ]
 
     optFlags = [
@@ -316,6 +332,7 @@ def makeService(options: Options) -> OtaService:
         keys=options["keys"],
         pack=bool(options["gzip-esp8266"]),
         operator=options["operator"],
+        max_image=options["max-image"],
         log_decisions=options["log"] in ("debug", "info"),
         make_observer=lambda: make_observer(parent or {"nodaemon": True}, LogLevel.levelWithName(options["log"])),
     )

@@ -70,6 +70,7 @@ class OptionsTests(OptionsCase):
                     "admin-token-file": None,
                     "admin-host": [],
                     "admin-insecure": 0,
+                    "max-image": 64 << 20,
                 },
             ),
         )
@@ -102,6 +103,13 @@ class OptionsTests(OptionsCase):
         """Levels are read in lower and upper case, and others are refused with the list of them."""
         self.assertEqual(self.parse("--log", "WARN")["log"], "warn")
         self.assertIn("debug, info, warn, error, critical", self.refusal("--log", "loud"))
+
+    def test_sizes(self) -> None:
+        """Sizes are numbers of bytes, or have a unit."""
+        for text, size in (("1", 1), ("64M", 64 << 20), ("1g", 1 << 30), ("300 KiB", 300 << 10), ("5MB", 5 << 20)):
+            self.assertEqual(self.parse("--max-image", text)["max-image"], size)
+        for text in ("", "0", "-1", "64T", "1.5M", "M", "lots"):
+            self.assertIn("no size", self.refusal(f"--max-image={text}"))
 
     def test_missing_folder(self) -> None:
         """A folder that isn't there is named, with what to do."""
@@ -299,10 +307,20 @@ class ServiceTests(SynchronousTestCase):
         return [type(part).__name__ for part in makeService(options)]
 
     def test_parts(self) -> None:
-        """The parts: what hears SIGHUP, three thread pools with their users, doors, and what the supervisor is told."""
+        """The parts: what hears SIGHUP, thread pools with their users, doors, and what the supervisor is told."""
         self.assertEqual(
             self.make("--port", "8001", "--port", "8002"),
-            ["HangupService", *["ThreadPoolService"] * 3, *["DoorService"] * 2, "SupervisorService"],
+            [
+                "HangupService",
+                *["ThreadPoolService"] * 3,
+                *["DoorService"] * 2,
+                "ThreadPoolService",
+                "SupervisorService",
+            ],
+        )
+        self.assertEqual(
+            self.make("--admin", "none"),
+            ["HangupService", *["ThreadPoolService"] * 3, "DoorService", "SupervisorService"],
         )
 
     def test_nothing_listens_yet(self) -> None:
