@@ -53,6 +53,7 @@ class ServerCase(SynchronousTestCase):
         self.work = Path(self.mktemp()).absolute()
         self.folder = self.work / "firmware"
         self.folder.mkdir(parents=True)
+        self.prepare()
         for name, data in self.files.items():
             (self.folder / name).write_bytes(data)
             os.utime(self.folder / name, (1_700_000_000, 1_700_000_000))
@@ -62,6 +63,9 @@ class ServerCase(SynchronousTestCase):
         self.process: subprocess.Popen[bytes] | None = None
         self.addCleanup(self.stop)
         self.start()
+
+    def prepare(self) -> None:
+        """Do what has to be done before the server starts."""
 
     def start(self) -> None:
         """Start the server, and wait until both doors are open; a second time at the same ports."""
