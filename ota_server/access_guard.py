@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IStreamServerEndpoint
 
 from ota_server.fleet.access import Mode
 from ota_server.fleet.policy import Policy, PolicyError
+from ota_server.tls.endpoint import innermost
 
 MARK = "access"
 """The file among what the server keeps that says that access was closed."""
@@ -21,7 +22,7 @@ To open it, write there: devices = "open"
 
 def asks_for_certificates(endpoints: Iterable[IStreamServerEndpoint]) -> bool:
     """Say whether one of the endpoints asks for client certificates, so that a device could prove itself."""
-    return any(getattr(endpoint, "asks_for_certificates", False) for endpoint in endpoints)
+    return any(getattr(innermost(endpoint), "asks_for_certificates", False) for endpoint in endpoints)
 
 
 class AccessGuard:

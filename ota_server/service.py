@@ -47,6 +47,7 @@ from ota_server.operator.yard import Yard
 from ota_server.policy_watch import PolicyWatcher, load_policy
 from ota_server.signals import HangupService
 from ota_server.supervise import SupervisorService
+from ota_server.tls.endpoint import innermost
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite
 from ota_server.web.tree import DeviceRoot
@@ -244,6 +245,10 @@ class OtaService(MultiService):
         try:
             start()
         except (StartError, TokenFileError) as problem:
+            for part in self:
+                if isinstance(part, ThreadPoolService):
+                    # Their threads would keep the process.
+                    part.pool.stop()
             if not self._foreground:
                 raise
             # Twisted has put its log in the place of the standard streams by now.
@@ -264,7 +269,7 @@ def raise_file_limit() -> None:
 
 def _list_ends(doors: Sequence[tuple[str, IStreamServerEndpoint]], now: float) -> list[str]:
     """Say when each certificate at the doors ends that ends soon; `now` is in seconds since 1970."""
-    expiries = (expiry for _, endpoint in doors for expiry in getattr(endpoint, "expiries", ()))
+    expiries = (expiry for _, endpoint in doors for expiry in getattr(innermost(endpoint), "expiries", ()))
     return list(dict.fromkeys(expiry.summarise(now) for expiry in expiries if expiry.level(now) is not None))
 
 
@@ -383,7 +388,11 @@ def _make_operator_service(door: OperatorDoor, house: House, state: Path) -> Ope
         log.info("{actor}: {text}", actor=actor, text=text)
         await tell_event(house, Event(time.time(), actor, kind, text))
 
-    calls = TokenCalls(tokens, state / TOKENS_FILE, house.in_thread, note)
+    def check() -> None:
+        if not isinstance(house.keeper, Forgetful):
+            house.fleet  # noqa: B018 - raises Problem while there is none that could keep events
+
+    calls = TokenCalls(tokens, state / TOKENS_FILE, house.in_thread, note, check)
     site = make_operator_site(make_all_operations(house, calls), tokens, house.reactor, time.time, door.hosts)
     service = OperatorService(door, site, tokens, calls, state, house.reactor, time.time, show=show_on_terminal)
     OperatorDoorService(door, site, service.announce).setServiceParent(service)

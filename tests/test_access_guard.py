@@ -8,6 +8,7 @@ from typing import cast
 
 from twisted.internet import reactor
 from twisted.logger import LogLevel, capturedLogs, formatEvent
+from twisted.protocols.haproxy import proxyEndpoint
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -101,7 +102,8 @@ class GuardTests(SynchronousTestCase):
             reactor, "0", cert=f"{self.state}/server.pem", clientCA=f"{self.state}/ca.pem", clientOptional="yes"
         )
         self.assertEqual(
-            [asks_for_certificates(doors) for doors in ([], [plain], [plain, asking])], [False, False, True]
+            [asks_for_certificates(doors) for doors in ([], [plain], [plain, asking], [proxyEndpoint(asking)])],
+            [False, False, True, True],
         )
 
 

@@ -157,6 +157,14 @@ class DeviceTlsParser:
         return make_endpoint(reactor, read_files(options), _read_inner(reactor, args, options), number)
 
 
+def innermost(endpoint: IStreamServerEndpoint) -> IStreamServerEndpoint:
+    """Return what Twisted's own wrappers are around, as of `haproxy:device-tls:…`, or else the endpoint itself."""
+    # No public name tells of it.
+    while (inner := getattr(endpoint, "_wrappedEndpoint", None)) is not None:
+        endpoint = inner
+    return endpoint
+
+
 def make_endpoint(
     reactor: Any, files: TlsFiles, endpoint: IStreamServerEndpoint, sessions: int = CACHE_SIZE
 ) -> DeviceTlsEndpoint:

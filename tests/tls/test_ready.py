@@ -11,17 +11,17 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from ota_server.tls.endpoint import DeviceTlsEndpoint
+from ota_server.tls.endpoint import DeviceTlsEndpoint, innermost
 from tests.certificates import DAY, Authority
 from tests.serving import ServedFolder
 
 
-def ask_whether_ready(port: int) -> str:
-    """Ask /-/ready over TLS with blocking calls, whatever the certificate; return the body."""
+def ask_whether_ready(port: int, before: bytes = b"") -> str:
+    """Ask /-/ready over TLS with blocking calls, whatever the certificate, with bytes before; return the body."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with socket.create_connection(("127.0.0.1", port)) as plain, context.wrap_socket(plain) as connection:
-        connection.sendall(b"GET /-/ready HTTP/1.0\r\n\r\n")
+        connection.sendall(before + b"GET /-/ready HTTP/1.0\r\n\r\n")
         answer = b""
         while piece := connection.recv(65536):
             answer += piece
@@ -33,14 +33,14 @@ def ask_whether_ready(port: int) -> str:
 class ReadyTests(TestCase):
     """Over real TLS."""
 
-    async def serve(self, days: float) -> int:
-        """Serve with a certificate that ends in so many days; return the port."""
+    async def serve(self, days: float, before: str = "") -> int:
+        """Serve with a certificate that ends in so many days, at an endpoint before ours; return the port."""
         from twisted.internet import reactor
 
         both = Path(self.mktemp())
         both.write_bytes(Authority.root("home").issue("ota.test", ends=time.time() + days * DAY).both)
-        endpoint = serverFromString(reactor, f"device-tls:0:interface=127.0.0.1:cert={both}")
-        assert isinstance(endpoint, DeviceTlsEndpoint)
+        endpoint = serverFromString(reactor, f"{before}device-tls:0:interface=127.0.0.1:cert={both}")
+        assert isinstance(innermost(endpoint), DeviceTlsEndpoint)
         return await ServedFolder(self, {}).serve(endpoint)
 
     async def test_far(self) -> None:
@@ -52,6 +52,12 @@ class ReadyTests(TestCase):
         """One that ends within 30 days is named, without its file."""
         port = await self.serve(10)
         told = await deferToThread(ask_whether_ready, port)
+        self.assertEqual(told, "ready\nthe certificate of ota.test ends in 10 days\n")
+
+    async def test_within_another(self) -> None:
+        """Nor is it overlooked behind the PROXY protocol within TLS."""
+        port = await self.serve(10, "haproxy:")
+        told = await deferToThread(ask_whether_ready, port, b"PROXY TCP4 192.0.2.9 192.0.2.1 50000 443\r\n")
         self.assertEqual(told, "ready\nthe certificate of ota.test ends in 10 days\n")
 
     async def test_ended(self) -> None:
