@@ -127,8 +127,16 @@ class OperatorService(MultiService):
         self._saving = LoopingCall(lambda: Deferred.fromCoroutine(self._save()))
         self._saving.clock = reactor
 
+    def privilegedStartService(self) -> None:
+        """See whether the tokens can be read, before anything is begun, then open the door. Raises TokenFileError."""
+        read_tokens(self._state / TOKENS_FILE)
+        path = self._door.token_file or self._state / TOKEN_FILE
+        if path.exists():
+            read_token_file(path)
+        super().privilegedStartService()
+
     def startService(self) -> None:
-        """Read the tokens, then open the door. Raises TokenFileError."""
+        """Read the tokens, or make the first one, then let people in. Raises TokenFileError."""
         self._load()
         super().startService()
         self._saving.start(SAVE_INTERVAL, now=False)

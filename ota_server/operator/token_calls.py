@@ -73,13 +73,19 @@ def _show(token: Token) -> dict[str, Json]:
 
 
 class TokenCalls:
-    """Makes and revokes tokens, and keeps the file of their hashes; see InThread and Note."""
+    """Makes and revokes tokens, and keeps the file of their hashes; see InThread and Note.
 
-    def __init__(self, tokens: Tokens, path: Path, in_thread: InThread, note: Note) -> None:
+    `check` raises Problem while no events can be kept.
+    """
+
+    def __init__(
+        self, tokens: Tokens, path: Path, in_thread: InThread, note: Note, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._tokens = tokens
         self._path = path
         self._in_thread = in_thread
         self._note = note
+        self._check = check
         self._lock = DeferredLock()
 
     async def list_tokens(self, call: Call) -> Answer:
@@ -89,6 +95,7 @@ class TokenCalls:
 
     async def create(self, call: Call) -> Answer:
         """Make a token, once it is written down."""
+        self._check()
         name, scopes = call.body["name"], frozenset(Scope(word) for word in call.body["scopes"])
         beyond = scopes - call.operator.scopes
         if beyond:
@@ -116,6 +123,7 @@ class TokenCalls:
 
     async def revoke(self, call: Call) -> Answer:
         """Revoke a token: from now on, and in the file before this is answered."""
+        self._check()
         name = call["name"]
         if name == FIRST:
             raise Problem(
