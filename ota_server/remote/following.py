@@ -123,7 +123,7 @@ class Follower:
                 if release.is_of(event):
                     if self._as_json:
                         print_json({"event": event}, lines=True)
-                    else:
+                    elif event["kind"] != "published":
                         self._print(f"{release}: {spell(event['kind'])}: {spell(event.get('text'))}")
                     if event["kind"] in GONE:
                         return release
