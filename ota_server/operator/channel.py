@@ -147,6 +147,10 @@ class OperatorChannel(HTTPChannel):
         self.site.channels.discard(self)
         super().connectionLost(reason)
 
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Answer a line that is too long, too."""
+        self._respondToBadRequestAndDisconnect()
+
     def _respondToBadRequestAndDisconnect(self) -> None:
         """Answer what is no HTTP request as Twisted does, but with a length."""
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")

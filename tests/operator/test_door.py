@@ -6,10 +6,12 @@ import json
 import re
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.operator.calls import Answer, Call, Operation, Parameter, Place, Problem
 from ota_server.operator.scopes import Scope
+from ota_server.operator.site import IDLE_TIME
 from tests.operator.door import READER, TOKEN, OperatorDoor, bearer, make_head, read_problem
 
 
@@ -42,6 +44,7 @@ OPERATIONS = (
     Operation("refuse", "GET", "/refusal", Scope.READ, "Refuse.", refuse, {200: {}}, problems=[409]),
 )
 JSON = b"Content-Type: application/json"
+THING_PATH = b"/api/v1/things/a"
 
 
 class DoorCase(SynchronousTestCase):
@@ -184,3 +187,125 @@ class ProblemTests(DoorCase):
         """A token that doesn't allow an operation is told what that needs."""
         problem = self.refused(403, "wrong-scope", b"POST", b"/api/v1/things/a", bearer(READER), JSON, body=b"{}")
         self.assertEqual(problem["needs"], "operate")
+
+
+class PatienceTests(DoorCase):
+    """How long a client may take."""
+
+    def test_silent(self) -> None:
+        """A connection without a request is closed, and dropped where even that isn't taken."""
+        connection = self.door.connect()
+        self.door.clock.advance(IDLE_TIME + 1)
+        self.assertTrue(connection.transport.disconnecting)
+        self.door.clock.advance(10)
+        self.assertTrue(connection.transport.aborted)
+
+    def test_slow_head(self) -> None:
+        """A head that comes drop by drop ends the connection."""
+        connection = self.door.connect()
+        for byte in make_head(b"GET", THING_PATH, bearer()):
+            if connection.transport.aborted:
+                break
+            connection.send(bytes([byte]))
+            self.door.clock.advance(1)
+        self.assertTrue(connection.transport.aborted)
+        self.assertEqual(connection.received, b"")
+
+    def test_slow_body(self) -> None:
+        """So does a small body."""
+        connection = self.door.connect()
+        connection.send(make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: 1000"))
+        for _ in range(40):
+            connection.send(b" ")
+            self.door.clock.advance(1)
+        self.assertTrue(connection.transport.aborted)
+
+    def test_slow_calls(self) -> None:
+        """A call may take its time, and so may a client between two."""
+        waiting: Deferred[None] = Deferred()
+
+        async def wait(call: Call) -> Answer:
+            await waiting
+            return Answer({})
+
+        operation = Operation("wait", "GET", "/wait", Scope.READ, "Wait.", wait, {200: {}})
+        door = OperatorDoor(self, [operation])
+        connection = door.connect()
+        connection.send(make_head(b"GET", b"/api/v1/wait", bearer()))
+        door.clock.advance(1000)
+        waiting.callback(None)
+        self.assertIn(b"HTTP/1.1 200 OK", connection.received)
+        door.clock.advance(IDLE_TIME - 1)
+        connection.send(make_head(b"GET", b"/api/v1/session", bearer()))
+        self.assertEqual(connection.received.count(b"HTTP/1.1 200 OK"), 2)
+        self.assertFalse(connection.transport.disconnecting)
+
+    def test_client_leaves(self) -> None:
+        """A client that doesn't wait for its answer is no trouble, whatever becomes of the call."""
+        for outcome in (None, RuntimeError("late")):
+            waiting: Deferred[None] = Deferred()
+
+            async def wait(call: Call, waiting: Deferred[None] = waiting) -> Answer:
+                await waiting
+                return Answer({})
+
+            door = OperatorDoor(self, [Operation("wait", "GET", "/wait", Scope.READ, "Wait.", wait, {200: {}})])
+            connection = door.connect()
+            connection.send(make_head(b"GET", b"/api/v1/wait", bearer()))
+            connection.lose()
+            door._connections.clear()
+            if outcome is None:
+                waiting.callback(None)
+            else:
+                waiting.errback(outcome)
+            self.assertEqual(connection.received, b"")
+            self.assertEqual([call for call in door.clock.getDelayedCalls() if call.active()], [])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_large_head(self) -> None:
+        """A head that is too large, or has too many fields, is refused."""
+        for fields in ([b"X: " + b"x" * 20000], [b"X: x"] * 200):
+            connection = self.door.connect()
+            connection.send(make_head(b"GET", THING_PATH, bearer(), *fields))
+            self.assertIn(b"HTTP/1.1 400 ", connection.received)
+            self.assertTrue(connection.transport.disconnecting)
+
+    def test_no_http(self) -> None:
+        """What is no HTTP gets 400 with a length; two lengths that differ do, too."""
+        for data in (
+            b"\x16\x03\x01\r\n\r\n",
+            b"GET\r\n\r\n",
+            make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: 1", b"Content-Length: 2"),
+            make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: 1", b"Transfer-Encoding: chunked"),
+            make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: -1"),
+        ):
+            connection = self.door.connect()
+            connection.send(data)
+            self.assertTrue(connection.received.startswith(b"HTTP/1.1 400 "), (data, connection.received))
+            self.assertIn(b"Content-Length: 0", connection.received)
+
+
+class FieldsTests(DoorCase):
+    """What every answer tells browsers."""
+
+    def test_fields(self) -> None:
+        """Answers, problems and pages alike bar being framed, sniffed, cached, and scripts from elsewhere."""
+        for method, path, fields in (
+            (b"GET", THING_PATH, [bearer()]),
+            (b"GET", THING_PATH, []),
+            (b"GET", b"/login", []),
+            (b"GET", b"/", []),
+            (b"GET", b"/nothing", []),
+            (b"GET", b"/login.js", []),
+            (b"OPTIONS", THING_PATH, [bearer()]),
+        ):
+            answer = self.door.ask(method, path, *fields)
+            policy = answer.get(b"Content-Security-Policy") or b""
+            self.assertIn(b"default-src 'self'", policy)
+            self.assertIn(b"frame-ancestors 'none'", policy)
+            self.assertNotIn(b"unsafe", policy)
+            self.assertEqual(answer.get(b"X-Content-Type-Options"), b"nosniff")
+            self.assertEqual(answer.get(b"Cache-Control"), b"no-store")
+            self.assertEqual(answer.get(b"Cross-Origin-Resource-Policy"), b"same-origin")
+            self.assertIsNone(answer.get(b"Access-Control-Allow-Origin"))
+            self.assertEqual(answer.get(b"Server"), b"ota")
