@@ -112,6 +112,7 @@ class LogIn:
             "/logout": {"POST": self.log_out},
             "/login.css": {"GET": self.style},
             "/login.js": {"GET": self.script},
+            "/favicon.ico": {"GET": self.icon},
         }
         """What is answered, by path and method."""
 
@@ -139,9 +140,13 @@ class LogIn:
 
     async def log_out(self, visit: Visit, try_token: TokenTrier) -> Page:
         """End the session."""
-        if visit.session is not None:
-            check_write(visit, visit.form.get("csrf_token"))
-            self._sessions.end(visit.session)
+        # From another site the browser sends no cookie, and yet it would take to heart that it is to forget it.
+        check_origin(visit.headers, secure=visit.secure)
+        if visit.session is None:
+            return lead_to("/login")
+        brought = visit.form.get("csrf_token")
+        check_session_write(visit.session, visit.headers, brought, secure=visit.secure)
+        self._sessions.end(visit.session)
         return lead_to("/login", ("Set-Cookie", make_cookie(visit.cookie, "", secure=visit.secure, seconds=0)))
 
     async def home(self, visit: Visit, try_token: TokenTrier) -> Page:
@@ -163,6 +168,10 @@ class LogIn:
         """Return the style sheet."""
         return Page(_STYLE, media="text/css; charset=utf-8")
 
+    async def icon(self, visit: Visit, try_token: TokenTrier) -> Page:
+        """Return no icon: browsers ask for one unasked."""
+        return Page(status=204)
+
     async def script(self, visit: Visit, try_token: TokenTrier) -> Page:
         """Return the script that takes the token out of a link."""
         return Page(_SCRIPT, media="text/javascript; charset=utf-8")
@@ -177,12 +186,6 @@ def check_origin(headers: Mapping[str, str], *, secure: bool) -> None:
         raise Problem(
             403, "foreign-origin", "Another site asked for that", "the browser doesn't tell that a page from here did"
         )
-
-
-def check_write(visit: Visit, brought: str | None) -> None:
-    """Check that a page of this door made the browser write. Raises Problem."""
-    assert visit.session is not None
-    check_session_write(visit.session, visit.headers, brought, secure=visit.secure)
 
 
 def check_session_write(session: Session, headers: Mapping[str, str], brought: str | None, *, secure: bool) -> None:

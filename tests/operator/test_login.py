@@ -233,6 +233,11 @@ class BrowserTests(BrowserCase):
         answer = self.door.ask(b"POST", b"/logout", self.cookie, FORM, *OWN, body=b"csrf_token=x")
         self.assertEqual(read_problem(answer), (403, "wrong-csrf-token"))
         self.assertEqual(self.door.ask(b"GET", THING, self.cookie).code, 200)
+        # Without the cookie, which a browser doesn't send from there; nor may it be told to forget it.
+        answer = self.door.ask(b"POST", b"/logout", FORM, b"Origin: http://evil.example", body=b"csrf_token=x")
+        self.assertEqual((read_problem(answer), answer.get(b"Set-Cookie")), ((403, "foreign-origin"), None))
+        answer = self.door.ask(b"POST", b"/logout", FORM, *OWN, body=b"csrf_token=x")
+        self.assertEqual((answer.code, answer.get(b"Set-Cookie")), (303, None))
 
     def test_writes(self) -> None:
         """With a cookie a write needs the session's CSRF token, and a browser that tells it is from here."""
