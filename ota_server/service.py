@@ -373,7 +373,7 @@ def make_ota_service(
             inbox=inbox,
             yard=yard,
         )
-        TidyingService(inbox, yard, reactor, operators.pool).setServiceParent(operators)
+        TidyingService(inbox, yard, policy.path, reactor, operators.pool).setServiceParent(operators)
         _make_operator_service(operator, house, state).setServiceParent(operators)
     # The last to start and the first to stop, so that it is told the truth.
     SupervisorService(shelf, reactor).setServiceParent(whole)

@@ -129,17 +129,16 @@ class Inbox:
         """Return the folder of a channel, which needs not be there."""
         return self.root if channel == STABLE else self.root / channel
 
-    def clean(self) -> list[str]:
-        """Remove what uploads left behind that ended with their process; return it. Blocks.
+    def clean(self, *others: Path) -> list[str]:
+        """Remove what was left behind here, and in other folders, when a process ended; return it. Blocks.
 
         Another server may be at work in the same folder: what that is writing is locked, and stays.
         """
-        removed = []
-        with suppress(OSError):
-            folders = [self.root, *(Path(each.path) for each in os.scandir(self.root) if _is_channel(each))]
-            for folder in folders:
-                removed += [place for place in _list_parts(folder) if _remove_part(place)]
-        return removed
+        folders = [self.root, *others]
+        with suppress(OSError), os.scandir(self.root) as entries:
+            folders += [Path(entry.path) for entry in entries if _is_channel(entry)]
+        parts = (part for folder in dict.fromkeys(folders) for part in _list_parts(folder))
+        return [part for part in parts if _remove_part(part)]
 
 
 def _is_channel(entry: os.DirEntry[str]) -> bool:

@@ -1,7 +1,9 @@
-"""Tidies up at the start what publishing and withdrawing left behind when the process ended before."""
+"""Tidies up at the start what was half done when the process ended before: uploads, withdrawals, policy files."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
@@ -15,14 +17,15 @@ from ota_server.operator.yard import Yard
 
 
 class TidyingService(Service):
-    """Removes halves of uploads, and goes on with what was being withdrawn."""
+    """Removes halves of files, and goes on with what was being withdrawn. `policy` is the policy file."""
 
     name = "tidying"
     log = Logger()
 
-    def __init__(self, inbox: Inbox, yard: Yard, reactor: Any, pool: ThreadPool) -> None:
+    def __init__(self, inbox: Inbox, yard: Yard, policy: Path, reactor: Any, pool: ThreadPool) -> None:
         self._inbox = inbox
         self._yard = yard
+        self._policy = policy
         self._reactor = reactor
         self._pool = pool
         self._tidied: Deferred[None] | None = None
@@ -37,12 +40,15 @@ class TidyingService(Service):
             told = await deferToThreadPool(self._reactor, self._pool, self._yard.recover)
             for each in told:
                 self.log.warn("{told}", told=each)
-            removed = await deferToThreadPool(self._reactor, self._pool, self._inbox.clean)
+            removed = await deferToThreadPool(self._reactor, self._pool, self._clean)
         except Exception:  # noqa: BLE001 - devices are served all the same
             self.log.failure("what was left behind can't be tidied up")
             return
         if removed:
-            self.log.warn("{count} uploads that were cut off have been removed", count=len(removed))
+            self.log.warn("{count} files whose writing was cut off have been removed", count=len(removed))
+
+    def _clean(self) -> list[str]:
+        return self._inbox.clean(Path(os.path.realpath(self._policy)).parent)
 
     def stopService(self) -> Deferred[None] | None:
         """Stop; the returned Deferred fires when the thread is idle."""
