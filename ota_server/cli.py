@@ -75,8 +75,9 @@ def _find_command(name: str, arguments: Sequence[str]) -> tuple[str, str]:
         from ota_server.orders import DEVICE_ORDERS
         from ota_server.remote.address import is_remote
 
-        # What is remembered of a device is told by the door alone, also on this machine.
-        if is_remote(arguments, os.environ) or (name == "device" and not set(arguments) & set(DEVICE_ORDERS)):
+        # What is remembered of a device, and what becomes of a rollout, is told by the door alone, here as elsewhere.
+        asks = {"device": not set(arguments) & set(DEVICE_ORDERS), "rollout": "wait" in arguments}
+        if is_remote(arguments, os.environ) or asks.get(name, False):
             return _ALSO_REMOTE[name]
     return _COMMANDS[name]
 

@@ -108,7 +108,7 @@ class CommandTests(ServerCase):
         self.succeed("unpin", "kitchen")
         self.assertEqual(self.check_in("1.0.0"), (200, "1.2.0"))
         self.succeed("device", "clear-brake", MAC)
-        self.assertIn("nobody", self.refuse("pin", "nobody", "9.9"))
+        self.assertIn("no such device", self.refuse("pin", "nobody", "9.9"))
 
     def policy_text(self) -> str:
         """Return the text of the policy."""
@@ -136,6 +136,7 @@ class CommandTests(ServerCase):
         status, out, _ = self.ask("rollout", "halt", "lamp", "1.1.0", "--json")
         self.assertEqual((status, json.loads(out)["rollout"]["state"]), (0, "halted"))
         self.assertEqual(self.ask("rollout", "wait", "lamp", "1.1.0", "--timeout", "20s")[0], Status.FAILED)
+        self.assertEqual(self.run_command("rollout", "wait", "lamp", "1.1.0", "--timeout", "20s")[0], Status.FAILED)
 
     def test_explain(self) -> None:
         """The door explains as the command does beside it."""

@@ -137,6 +137,6 @@ class StageTests(ServerCase):
             "publish", "--wait", "--timeout", "1m", str(self.put_aside("lamp-1.1.0.bin", LAMP[2]))
         )
         self.assertEqual((status, errors), (0, ""), out)
-        self.assertRegex(out, r"(?m)^lamp 1\.1\.0: running, stage 1 of 2: offered to 1 of 10 devices")
+        self.assertRegex(out, r"(?m)^lamp 1\.1\.0: started: the rollout begins with one device")
         self.assertRegex(out, r"(?m)^lamp 1\.1\.0: stage: stage 2 of 2 begins")
         self.assertRegex(out, r"(?m)^lamp 1\.1\.0: complete: ")
