@@ -26,6 +26,9 @@ BODY_TIME = 30.0
 STREAM_TIME = 3600.0
 """One that is a stream, after so many."""
 
+LAST_TIME = 60.0
+"""The last answer over a connection has to be taken within so many seconds."""
+
 LINGER = 5.0
 """How long a connection is kept, in seconds, for a client that still sends what nobody reads."""
 
@@ -94,6 +97,8 @@ class OperatorChannel(HTTPChannel):
         self._awaits_head = True
         self._savedTimeOut = self.site.timeOut
         super().requestDone(request)
+        if not self.persistent:
+            self.set_deadline(LAST_TIME)
 
     def rawDataReceived(self, data: bytes) -> None:
         """Pass on what comes of a body, unless it has been answered meanwhile."""

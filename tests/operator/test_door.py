@@ -220,6 +220,16 @@ class PatienceTests(DoorCase):
             self.door.clock.advance(1)
         self.assertTrue(connection.transport.aborted)
 
+    def test_answer_not_taken(self) -> None:
+        """A client that doesn't take its last answer is dropped."""
+        connection = self.door.connect()
+        connection.send(make_head(b"GET", THING_PATH, bearer(), b"Connection: close"))
+        self.assertTrue(connection.transport.disconnecting)
+        self.door.clock.advance(59)
+        self.assertFalse(connection.transport.aborted)
+        self.door.clock.advance(2)
+        self.assertTrue(connection.transport.aborted)
+
     def test_slow_calls(self) -> None:
         """A call may take its time, and so may a client between two."""
         waiting: Deferred[None] = Deferred()
