@@ -36,7 +36,7 @@ from ota_server.keeper import FleetKeeper
 from ota_server.operator.api import make_all_operations
 from ota_server.operator.door import ExposedDoorError, OperatorDoor, OperatorService, show_on_terminal
 from ota_server.operator.durably import tell_event
-from ota_server.operator.house import House
+from ota_server.operator.house import House, ReaderService
 from ota_server.operator.receiving import MAX_IMAGE, Inbox
 from ota_server.operator.site import OperatorSite, make_operator_site
 from ota_server.operator.tidying import TidyingService
@@ -373,6 +373,7 @@ def make_ota_service(
             inbox=inbox,
             yard=yard,
         )
+        ReaderService(house).setServiceParent(operators)
         TidyingService(inbox, yard, policy.path, reactor, operators.pool).setServiceParent(operators)
         _make_operator_service(operator, house, state).setServiceParent(operators)
     # The last to start and the first to stop, so that it is told the truth.

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import attrs
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.threadpool import ThreadPool
 
@@ -96,3 +98,16 @@ class House:
     async def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return what a function that blocks returns."""
         return await deferToThreadPool(self.reactor, self.pool, function, *arguments)
+
+
+class ReaderService(Service):
+    """Closes the connection that reads the ledger when the server ends."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def stopService(self) -> Deferred[None]:
+        """Close it, once nobody reads."""
+        super().stopService()
+        reader = self._house.reader
+        return Deferred.fromCoroutine(self._house.in_thread(lambda: None if reader is None else reader.close()))
