@@ -152,6 +152,14 @@ class OperatorChannel(HTTPChannel):
         self.site.channels.discard(self)
         super().connectionLost(reason)
 
+    def headerReceived(self, line: bytes) -> bool:
+        """Take a header field; a length of thousands of digits is none, which Twisted leaves to Python to say."""
+        try:
+            return bool(super().headerReceived(line))
+        except ValueError:
+            self._respondToBadRequestAndDisconnect()
+            return False
+
     def lineLengthExceeded(self, line: bytes) -> None:
         """Answer a line that is too long, too."""
         self._respondToBadRequestAndDisconnect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from ota_server.operator.tokens import Token
 
 if TYPE_CHECKING:
     from ota_server.operator.site import OperatorSite
+
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)(/.*)", re.IGNORECASE)
 
 
 @attrs.frozen
@@ -71,10 +74,16 @@ class Entry:
         self._site = site
         self._head = head
         self._headers = read_fields(head.fields.items())
+        self._uri = head.uri
+        absolute = _ABSOLUTE.fullmatch(head.uri)
+        if absolute is not None:
+            # As proxies ask (RFC 9112, section 3.2.2): what stands there counts more than the Host field.
+            host, self._uri = absolute.groups()
+            self._headers = {**self._headers, "host": host.decode("latin-1")}
 
     def decide(self) -> CallPlan | VisitPlan:
         """Return what is to be done. Raises Problem."""
-        raw, _, query = self._head.uri.partition(b"?")
+        raw, _, query = self._uri.partition(b"?")
         path = read_path(raw)
         self._check_host()
         session = self._find_session()

@@ -288,6 +288,7 @@ class PatienceTests(DoorCase):
             make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: 1", b"Content-Length: 2"),
             make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: 1", b"Transfer-Encoding: chunked"),
             make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: -1"),
+            make_head(b"POST", THING_PATH, bearer(), JSON, b"Content-Length: " + b"9" * 5000),
         ):
             connection = self.door.connect()
             connection.send(data)

@@ -346,6 +346,13 @@ class HostTests(DoorCase):
         answer = self.door.ask(b"GET", THING, bearer(), b"Host: localhost")
         self.assertEqual(read_problem(answer), (400, "bad-host"))
 
+    def test_absolute(self) -> None:
+        """Where a proxy asks with the whole address, the host in that one counts."""
+        whole = b"http://localhost:8001" + THING
+        self.assertEqual(self.door.ask(b"GET", whole, bearer(), host=b"evil.example").code, 200)
+        answer = self.door.ask(b"GET", b"http://evil.example" + THING, bearer())
+        self.assertEqual(read_problem(answer), (421, "wrong-host"))
+
     def test_named(self) -> None:
         """A name that the operator gave works, too."""
         self.door.site.hosts = frozenset(["Ota.example"])
