@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -15,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import RESPONSES, Request, datetimeToString
+from twisted.web.http import Request, datetimeToString
 
 from ota_server.operator.calls import MAX_BODY, Answer, BodySink, Json, Problem
 from ota_server.operator.channel import STREAM_TIME, OperatorChannel
@@ -324,7 +325,7 @@ class OperatorRequest(Request):
         if self.gone or self._answered:
             return False
         self._answered = True
-        self.setResponseCode(status, RESPONSES.get(status, b""))
+        self.setResponseCode(status, HTTPStatus(status).phrase.encode("ascii"))
         for name, value in SECURITY_FIELDS:
             self.setHeader(name, value)
         self.setHeader(b"Server", SERVER)
