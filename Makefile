@@ -18,6 +18,7 @@ help:
 	@echo "make check-container  build the container image and run it, by podman"
 	@echo "make check-tls        let sslyze and testssl.sh scan it"
 	@echo "make check-acme       let certbot renew certificates of the running server"
+	@echo "make check-api   ask the operator's API all that its description allows, and what it doesn't, for a minute"
 	@echo "make coverage  run the tests and report the lines and branches they reach"
 	@echo "make bench     compare with nginx and http.server (Debian packages nginx, wrk)"
 	@echo "make safety    make the numbers and plots of docs/safety.md anew (an hour on one core)"
