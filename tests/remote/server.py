@@ -10,11 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.cli import main
 from tests.images import esp8266_image
 
 ROOT = Path(__file__).absolute().parents[2]
@@ -121,11 +125,15 @@ class ServerCase(SynchronousTestCase):
         return [sys.executable, "-m", "ota_server", *arguments]
 
     def run_command(self, *arguments: str, local: bool = True, **variables: str) -> tuple[int, str, str]:
-        """Run a command in a process of its own; return its exit status and what it printed, also as errors.
+        """Run a command; return its exit status and what it printed, also as errors.
 
-        It asks the server by its state, or where that isn't wished by what its arguments and variables say.
+        It asks the server by its state, or where that isn't wished by what its arguments and variables say. What waits
+        for rollouts runs in a process of its own, since it listens in a thread until it ends; the others run here,
+        which spares them the start.
         """
         place = ["--dir", str(self.folder)] if local else []
+        if "--wait" not in arguments and "wait" not in arguments:
+            return self.run_here(*arguments, *place, **variables)
         done = subprocess.run(
             self.words(*arguments, *place),
             capture_output=True,
@@ -135,6 +143,17 @@ class ServerCase(SynchronousTestCase):
             cwd=self.work,
         )
         return done.returncode, done.stdout, done.stderr
+
+    def run_here(self, *arguments: str, **variables: str) -> tuple[int, str, str]:
+        """Run a command in this process; see run_command."""
+        out, errors = StringIO(), StringIO()
+        with (
+            redirect_stdout(out),
+            redirect_stderr(errors),
+            patch.dict(os.environ, environment(**variables), clear=True),
+        ):
+            ended = self.assertRaises(SystemExit, main, arguments)
+        return int(ended.code), out.getvalue(), errors.getvalue()
 
     def succeed(self, *arguments: str) -> str:
         """Run a command that has to succeed, and return what it printed."""
