@@ -19,6 +19,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from ota_server.confirming import Confirmations
 from ota_server.firmware.catalog import Catalog, Image
 from ota_server.firmware.versions import Numbers, numbers_of
 from ota_server.fleet.checkin import CheckIn
@@ -82,7 +83,7 @@ class FleetKeeper(Service):
         """The downloads that are under way."""
         self.listeners: list[Callable[[Batch], None]] = []
         """What is told of each batch that brought events, once it is on disk."""
-        self._unsure: list[tuple[int, Deferred[None]]] = []
+        self._confirmations = Confirmations()
         self._changes = 0
         self._catalog: Catalog | None = None
         self._waiters: list[Deferred[None]] = []
@@ -158,30 +159,15 @@ class FleetKeeper(Service):
         It fails with LedgerError when the server ends before that. Whoever doesn't wait any longer may cancel it; it is
         written all the same, as soon as the ledger can be.
         """
-        number = self.loaded.outbox.last
-        written: Deferred[None] = Deferred(self._unsure_remove)
-        if number:
-            self._unsure.append((number, written))
-            self._reactor.callLater(0, self._write)
-        else:
-            written.callback(None)
-        return written
+        self._reactor.callLater(0, self._write)
+        return self._confirmations.wait_for(self.loaded.outbox.last)
 
-    def _unsure_remove(self, written: Deferred[None]) -> None:
-        self._unsure = [each for each in self._unsure if each[1] is not written]
-
-    def _settle(self, fleet: Fleet, batch: Batch) -> None:
-        """Tell those who wait that their changes are in the ledger, now that this batch is."""
-        unsure, self._unsure = self._unsure, []
+    def _confirm(self, fleet: Fleet, batch: Batch) -> None:
+        """Let what was planned take effect, and tell those who wait, now that a batch is in the ledger."""
+        fleet.outbox.confirm()
+        is_full = MAX_WRITTEN in (len(batch.devices), len(batch.attempts))
         # What was too much for one batch may be theirs, and is in the next.
-        left = fleet.outbox.last if MAX_WRITTEN in (len(batch.devices), len(batch.attempts)) else 0
-        for number, written in unsure:
-            if number > batch.id or left:
-                self._unsure.append((max(number, left), written))
-            else:
-                written.callback(None)
-        if self._unsure:
-            self._reactor.callLater(0, self._write)
+        self._confirmations.confirm(batch.id, fleet.outbox.last if is_full else 0)
 
     def break_off(self, images: Iterable[Image]) -> None:
         """End the downloads of images that are served no more: a device that has half of one keeps what it runs."""
@@ -315,14 +301,13 @@ class FleetKeeper(Service):
         self._tell("")
         try:
             if batch is not None:
-                fleet.outbox.confirm()
-                self._settle(fleet, batch)
+                self._confirm(fleet, batch)
                 self._log_events(batch)
                 if batch.events:
                     for listener in list(self.listeners):
                         listener(batch)
-                if MAX_WRITTEN in (len(batch.devices), len(batch.attempts)):
-                    # There may be more, which was too much for one batch.
+                if self._confirmations or MAX_WRITTEN in (len(batch.devices), len(batch.attempts)):
+                    # There may be more, which was too much for one batch, or somebody waits for what has come since.
                     self._reactor.callLater(0, self._write)
             if wants_orders:
                 self._asked_for_orders = self._reactor.seconds()
@@ -465,14 +450,8 @@ class FleetKeeper(Service):
         except Exception:  # noqa: BLE001 - the end comes, whatever it was
             self.log.failure("the last changes are lost")
         finally:
-            self._disappoint()
+            self._confirmations.fail(LedgerError("the server ends, and this may not be written"))
         await self._in_thread(self._ledger.close)
-
-    def _disappoint(self) -> None:
-        """Tell those who wait that nothing more is written."""
-        unsure, self._unsure = self._unsure, []
-        for _, written in unsure:
-            written.errback(LedgerError("the server ends, and this may not be written"))
 
     async def _write_out(self, fleet: Fleet) -> None:
         """Write what was given out, and what has come since."""
@@ -483,8 +462,7 @@ class FleetKeeper(Service):
             batch = fleet.outbox.take(self.now())
             if batch is not None:
                 await self._in_time(self._in_thread(self._ledger.write, batch))
-                fleet.outbox.confirm()
-                self._settle(fleet, batch)
+                self._confirm(fleet, batch)
             elif self._anew is None:
                 break
 

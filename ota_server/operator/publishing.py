@@ -142,7 +142,7 @@ class Press:
         image = await self._look(target, placed)
         notes = []
         if placed.outcome is not Outcome.SAME:
-            if placed.outcome is Outcome.REPLACED and before is not None:
+            if before is not None and before.identity != placed.identity:
                 # A device that has half of the bytes before would be left with them.
                 self._house.keeper.break_off([before])
             text = f"{target.place}, {image.size:,} bytes, SHA-256 {image.facts.sha256}"

@@ -264,6 +264,52 @@ class KilledTests(ServerCase):
             self.assertIn(pin, {version, *work.pinning[device]}, when)
 
 
+class ManyTests(ServerCase):
+    """Many at once."""
+
+    def test_settings_at_once(self) -> None:
+        """Of settings that many operators change at the same time none is lost, and nor is what a person wrote."""
+        policy = self.firmware / "ota.toml"
+        policy.write_text("# by Bob\n[groups.all]  # of them\nmembers = []\n")
+        client = self.start()
+        answers: list[tuple[int, Any]] = []
+
+        def pin(number: int) -> None:
+            path = f"/api/v1/devices/{mac(number)}/pin"
+            answers.append(client.ask("POST", path, {"version": f"1.{number}.0"}))
+
+        threads = [threading.Thread(target=pin, args=(number,)) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual([status for status, _ in answers], [200] * 20)
+        text = policy.read_text()
+        self.assertTrue(text.startswith("# by Bob\n[groups.all]  # of them\nmembers = []\n"))
+        rules = read_policy(text, "ota.toml")
+        pins = [str(rules.rules_for("lamp", mac(number)).pin) for number in range(20)]
+        self.assertEqual(pins, [f"1.{number}.0" for number in range(20)])
+
+    def test_same_place_at_once(self) -> None:
+        """Of many for one place, with bytes of their own, one wins, and the others are told."""
+        client = self.start()
+        for version in ("1.0.0", "2.0.0", "3.0.0"):
+            answers: list[int] = []
+
+            def put(number: int, version: str = version, answers: list[int] = answers) -> None:
+                answers.append(client.put(version, bytes([number]) * SIZE))
+
+            threads = [threading.Thread(target=put, args=(number,)) for number in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(PATIENCE)
+            self.assertEqual(sorted(answers), [201, *[409] * 5])
+            image = (self.firmware / f"lamp-{version}.bin").read_bytes()
+            self.assertEqual((len(image), len(set(image))), (SIZE, 1))
+        self.assertEqual(self.parts(), [])
+
+
 class MemoryTests(ServerCase):
     """What an upload costs."""
 
