@@ -27,7 +27,10 @@ class Confirmations:
         self._waiting = [each for each in self._waiting if each[1] is not written]
 
     def confirm(self, batch: int, rest: int = 0) -> None:
-        """Tell those who wait for a batch, or one before. With a `rest`, to which changes were left, they wait for that."""
+        """Tell those who wait for a batch, or one before.
+
+        Where changes were left to a later one, `rest` is that, and all wait for it.
+        """
         waiting, self._waiting = self._waiting, []
         for number, written in waiting:
             if number > batch or rest:
