@@ -268,9 +268,16 @@ def raise_file_limit() -> None:
 
 
 def _list_ends(doors: Sequence[tuple[str, IStreamServerEndpoint]], now: float) -> list[str]:
-    """Say when each certificate at the doors ends that ends soon; `now` is in seconds since 1970."""
-    expiries = (expiry for _, endpoint in doors for expiry in getattr(innermost(endpoint), "expiries", ()))
-    return list(dict.fromkeys(expiry.summarise(now) for expiry in expiries if expiry.level(now) is not None))
+    """Say when each certificate at the doors ends that ends soon, and whether a renewed one can't be used.
+
+    `now` is in seconds since 1970. Whoever asks is told, so that no file is named.
+    """
+    inner = [innermost(endpoint) for _, endpoint in doors]
+    expiries = (expiry for endpoint in inner for expiry in getattr(endpoint, "expiries", ()))
+    told = [expiry.summarise(now) for expiry in expiries if expiry.level(now) is not None]
+    if any(getattr(endpoint, "trouble", "") for endpoint in inner):
+        told.append("a renewed certificate can't be used; the log says why")
+    return list(dict.fromkeys(told))
 
 
 def make_ota_service(

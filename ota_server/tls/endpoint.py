@@ -69,6 +69,7 @@ class DeviceTlsEndpoint:
         self._endpoint = endpoint
         self._reactor = reactor
         self._now = now
+        self._follower: TlsFollower | None = None
 
     @property
     def asks_for_certificates(self) -> bool:
@@ -80,13 +81,18 @@ class DeviceTlsEndpoint:
         """When the certificates in use end."""
         return self.tls.expiries
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the files now, on one line; empty where nothing is."""
+        return "" if self._follower is None else self._follower.trouble
+
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """Listen; the port that the Deferred fires with follows the files until it is closed."""
         listening = wrapServerTLS(self.tls, _InnerEndpoint(self._endpoint, self.tls)).listen(protocolFactory)
         return listening.addCallback(self._follow)
 
     def _follow(self, port: IListeningPort) -> IListeningPort:
-        follower = TlsFollower(self.tls, self._reactor, self._reactor.getThreadPool(), self._now)
+        self._follower = follower = TlsFollower(self.tls, self._reactor, self._reactor.getThreadPool(), self._now)
         follower.start()
         return _FollowedPort(port, follower)
 

@@ -129,6 +129,7 @@ class TlsFollower:
         if not self._running:
             return
         self._tell("")
+        self._compare(self._tls.loaded, loaded)
         self._use(loaded, contexts)
         if contexts is None and not anyway:
             return
@@ -139,6 +140,20 @@ class TlsFollower:
                 name=describe(credential.chain[0]),
                 end=credential.chain[0].not_valid_after_utc.date().isoformat(),
             )
+
+    def _compare(self, before: Loaded, after: Loaded) -> None:
+        """Say where a chain has lost its end, as it happens when cert.pem takes the place of fullchain.pem."""
+        for old in before.credentials:
+            for new in after.credentials:
+                ends = new.chain[-1].issuer != old.chain[-1].issuer
+                if new.kind == old.kind and len(new.chain) < len(old.chain) and ends:
+                    self.log.error(
+                        "the {kind} certificate of {name} has a shorter chain than the one before, and ends "
+                        "elsewhere: devices that trust only {root} refuse it; name fullchain.pem",
+                        kind=new.kind,
+                        name=describe(new.chain[0]),
+                        root=old.chain[-1].issuer.rfc4514_string(),
+                    )
 
     async def _rotate(self) -> None:
         """Let the keys of tickets be new ones, and the sessions of before be forgotten."""

@@ -69,6 +69,9 @@ class DeviceChannel(HTTPChannel):
         if self.arrival is not None:
             self.arrival.heard()
         if self._plain:
+            if self._closing:
+                # There would be no answer to it.
+                return
             answer = self.site.answer_check(data, self)
             if answer is not None:
                 head, persistent = answer

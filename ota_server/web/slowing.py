@@ -30,8 +30,9 @@ MAX_REFUSALS = 9
 MAX_WAITING = 1000
 """How many answers wait at most, in all."""
 
-MAX_WAITING_OF_ONE = 20
-"""How many answers wait at most for one address."""
+MAX_WAITING_OF_ONE = 200
+"""How many answers wait at most for one address: behind one router there may be many devices, all of which ESP-IDF has
+ask without their tokens first."""
 
 MAX_ADDRESSES = 4096
 """Of how many addresses refusals are remembered."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ota_server.tls.certificates import CertificateError
 from ota_server.tls.creator import DeviceTls, TlsFiles
-from tests.certificates import Authority
+from tests.certificates import Authority, Issued, pem
 from tests.tls.following import NOW, ROOT, STAYS, FollowerCase, in_use
 
 
@@ -96,6 +96,37 @@ class TroubleTests(FollowerCase):
         patch.restore()
         self.put(second := self.issue(number=1))
         self.assertEqual(self.advance(3), [in_use(second)])
+
+
+class ChainTests(FollowerCase):
+    """Chains that are not what they were."""
+
+    def renewed(self, before: Issued, after: Issued, chain: bytes | None = None) -> list[str]:
+        """Return what is logged when one certificate takes the place of another."""
+        self.put(before)
+        self.start(DeviceTls(self.files, now=lambda: self.now))
+        self.put(after)
+        if chain is not None:
+            self.certificate.write_bytes(chain)
+        return self.advance(2)
+
+    def test_lost_its_end(self) -> None:
+        """A chain that has lost its end is taken, and devices that will refuse it are spoken of."""
+        authority = ROOT.below("Intermediate")
+        before, after = (authority.issue("ota.example", number=number) for number in (0, 1))
+        told = self.renewed(before, after, pem(after.certificate))
+        self.assertEqual(told[-1], in_use(after))
+        self.assertIn("error: the ECDSA certificate of ota.example has a shorter chain than the one before", told[0])
+        self.assertIn("devices that trust only CN=Root refuse it", told[0])
+
+    def test_other_chains(self) -> None:
+        """A chain as long as before, and a shorter one that ends at the same root, are nothing to speak of."""
+        authority = ROOT.below("Intermediate")
+        second = authority.issue("ota.example", number=1)
+        self.assertEqual(self.renewed(authority.issue("ota.example"), second), [in_use(second)])
+        self.follower.stop()
+        third = ROOT.issue("ota.example", number=2)
+        self.assertEqual(self.renewed(second, third), [in_use(third)])
 
 
 class EndedTests(FollowerCase):

@@ -7,10 +7,13 @@ import ssl
 import time
 from pathlib import Path
 
+from twisted.internet import reactor
 from twisted.internet.endpoints import serverFromString
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
+from ota_server.signals import reload_all
 from ota_server.tls.endpoint import DeviceTlsEndpoint, innermost
 from tests.certificates import DAY, Authority
 from tests.serving import ServedFolder
@@ -35,13 +38,25 @@ class ReadyTests(TestCase):
 
     async def serve(self, days: float, before: str = "") -> int:
         """Serve with a certificate that ends in so many days, at an endpoint before ours; return the port."""
-        from twisted.internet import reactor
-
-        both = Path(self.mktemp())
+        self.both = both = Path(self.mktemp())
         both.write_bytes(Authority.root("home").issue("ota.test", ends=time.time() + days * DAY).both)
         endpoint = serverFromString(reactor, f"{before}device-tls:0:interface=127.0.0.1:cert={both}")
         assert isinstance(innermost(endpoint), DeviceTlsEndpoint)
         return await ServedFolder(self, {}).serve(endpoint)
+
+    async def test_trouble(self) -> None:
+        """A renewed file that can't be used is spoken of, without its name, until it is good again."""
+        port = await self.serve(40)
+        good = self.both.read_bytes()
+        self.both.write_bytes(b"nonsense")
+        reload_all()
+        while (told := await deferToThread(ask_whether_ready, port)) == "ready\n":
+            await deferLater(reactor, 0.01)
+        self.assertEqual(told, "ready\na renewed certificate can't be used; the log says why\n")
+        self.both.write_bytes(good)
+        reload_all()
+        while (told := await deferToThread(ask_whether_ready, port)) != "ready\n":
+            await deferLater(reactor, 0.01)
 
     async def test_far(self) -> None:
         """A certificate that lives for long is not spoken of."""

@@ -102,7 +102,7 @@ class RefusalTests(TestCase):
     async def test_many_at_once(self) -> None:
         """Of many connections some are answered, some wait, and the others are dropped; a good one is served."""
         gate = await self.open()
-        connections = await self.connect(60, WRONG)
+        connections = await self.connect(MAX_WAITING_OF_ONE + 40, WRONG)
         waiting = MAX_WAITING_OF_ONE
         await until(lambda: sum(connection.ended for connection in connections) == len(connections) - waiting)
         self.assertEqual(sum(bool(connection.received) for connection in connections), AT_ONCE)
