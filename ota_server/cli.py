@@ -92,6 +92,7 @@ class InspectOptions(usage.Options):
         "read. docs/images.md explains every line."
     )
     optFlags = [["json", "j", "Print a JSON array with an object for each file."]]
+    compData = usage.Completions(extraActions=[usage.CompleteFiles("*.bin", repeat=True)])
 
     def __init__(self) -> None:
         super().__init__()

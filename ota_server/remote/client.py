@@ -163,7 +163,11 @@ class Door:
                 answer.read()
                 self._read(answer)
             for message in httpx2.EventSource(answer):
-                yield message.id or last, json.loads(message.data) if message.data else None
+                try:
+                    event = json.loads(message.data) if message.data else None
+                except ValueError:
+                    raise CommandError(f"{self.address.url} sends what is no event", Status.UNREACHABLE) from None
+                yield message.id or last, event
 
     def _read(self, answer: httpx2.Response) -> Json:
         """Return the JSON of an answer. Raises Refusal, or CommandError where this is no such door."""

@@ -9,7 +9,9 @@ from typing import TypeVar
 
 from twisted.python import usage
 
+from ota_server import __version__
 from ota_server.arguments import put_options_first
+from ota_server.firmware.esp import escape
 from ota_server.fleet.settings import SettingError, read_soak
 from ota_server.remote.address import DoorOptions
 from ota_server.remote.client import Door
@@ -41,6 +43,10 @@ def run_command(
     except CommandError as error:
         _complain(name, str(error))
         return error.status
+    except KeyError as missing:
+        own = __version__.public()
+        _complain(name, f"the server's answer has no {missing}; is it of another version than this command, {own}?")
+        return Status.FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -55,4 +61,4 @@ def read_duration(text: str, option: str) -> float:
 
 def _complain(name: str, text: str) -> None:
     sys.stdout.flush()
-    print(f"ota-server {name}: {text}", file=sys.stderr, flush=True)
+    print(f"ota-server {name}: {escape(text)}", file=sys.stderr, flush=True)

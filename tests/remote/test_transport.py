@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import trustme
@@ -15,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from ota_server.remote.address import Address
 from ota_server.remote.client import Door
 from ota_server.remote.failing import CommandError, Refusal, Status
-from ota_server.remote.publish import publish
+from ota_server.remote.listing import list_releases
+from ota_server.remote.publish import _pieces, publish
 from tests.certificates import make_authority, make_pem
 from tests.remote.commands import run_here
 from tests.remote.server import LAMP, PATIENCE, ServerCase, environment
@@ -138,6 +140,15 @@ class MemoryTests(ServerCase):
         self.assertNotIn("too large", done.stderr)
 
 
+class FileTests(SynchronousTestCase):
+    """Files that change while they are sent."""
+
+    def test_shorter(self) -> None:
+        """A file that became shorter is no file to send; one that grew is sent as it was."""
+        self.assertRaises(CommandError, list, _pieces(BytesIO(b"abc"), 4, lambda _: None))
+        self.assertEqual(list(_pieces(BytesIO(b"abcd"), 3, lambda _: None)), [b"abc"])
+
+
 class StrangerTests(SynchronousTestCase):
     """What answers isn't what was expected."""
 
@@ -195,6 +206,17 @@ class StrangerTests(SynchronousTestCase):
         )
         assert isinstance(error, Refusal)
         self.assertEqual((str(error), error.kind, error.code), ("No\\x1b[2J: two lines", "x-y", 409))
+
+    def test_other_version(self) -> None:
+        """An answer that lacks something is told of on one line."""
+        url = self.listen(
+            b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{"items": [{"a":1}]}'
+        )
+        file = Path(self.mktemp())
+        file.write_text("a-token-of-an-operator")
+        status, _, errors = run_here(list_releases, "--url", url, "--token-file", str(file))
+        self.assertEqual((status, errors.count("\n")), (Status.FAILED, 1))
+        self.assertIn("another version", errors)
 
     def test_warning(self) -> None:
         """Who sends a token over a network in the clear is warned; nobody answers at this address."""
