@@ -100,7 +100,8 @@ def _put(real: Path, data: bytes, status: os.stat_result | None) -> bool:
             part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644 if status is None else 0o600
         )
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if status is not None:
                 _keep_traits(real, descriptor, status)
             with open(os.dup(descriptor), "wb") as file:
@@ -126,8 +127,9 @@ def _keep_traits(real: Path, descriptor: int, status: os.stat_result) -> None:
             raise PermissionError(1, "it belongs to somebody else, whose it has to stay") from None
     os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
     if hasattr(os, "listxattr"):
-        with suppress(OSError):
-            for name in os.listxattr(real):
+        for name in os.listxattr(real):
+            # Some are the system's own affair.
+            with suppress(OSError):
                 os.setxattr(descriptor, name, os.getxattr(real, name))
 
 

@@ -193,8 +193,10 @@ class Incoming:
         with _told_problems(target):
             self._descriptor = os.open(self._part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
         try:
-            with _told_problems(target):
+            # Where there are no locks, nobody removes what others write either.
+            with suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with _told_problems(target):
                 room = os.fstatvfs(self._descriptor)
                 if length is not None and room.f_bavail * room.f_frsize < length:
                     raise disk_full(target, f"{length:,} bytes are needed, and {room.f_bavail * room.f_frsize:,} free")

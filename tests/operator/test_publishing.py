@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+import subprocess
 from typing import Any
+from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -185,6 +188,25 @@ class PuttingTests(PublishingCase):
         self.assertEqual(shop.told(connection)[0], 413)
         self.assertEqual(shop.files(), LAMPS)
         self.assertEqual(self.put(shop, bytes(1000))[0], 201)
+
+    def test_disk_full(self) -> None:
+        """A full disk is told before the body is sent, or as soon as it shows, and nothing is left on it."""
+        if os.geteuid() != 0:
+            raise SkipTest("NOT TESTED: a full disk, since only root may mount a small file system")
+        shop = self.shop()
+        beta = shop.folder / "beta"
+        beta.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", beta], check=True)
+        self.addCleanup(lambda: subprocess.run(["umount", beta], check=True) and None)
+        fields = (b"Content-Length: 100000", b"Expect: 100-continue")
+        connection = shop.begin("put_release", "lamp", "9.0", fields=fields, channel="beta")
+        self.assertEqual((shop.told(connection)[0], CONTINUE in connection.received), (507, False))
+        chunked = (b"Transfer-Encoding: chunked",)
+        connection = shop.begin("put_release", "lamp", "9.0", fields=chunked, channel="beta")
+        for _ in range(60):
+            connection.send(b"4e20\r\n" + bytes(20_000) + b"\r\n")
+        self.assertEqual((shop.told(connection)[0], shop.files()), (507, LAMPS))
+        self.assertEqual(self.put(shop, bytes(40_000), "9.0", channel="beta")[0], 201)
 
     def test_asks_first(self) -> None:
         """A client that asks whether to send is told to once there is room, and not where it may not publish."""
