@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import fleet, handshakes, images, measures, table
+from bench import api, fleet, handshakes, images, measures, table
 from bench.load import BenchError
 from bench.peers import PEERS, Ota, Peer, find_nginx
 
@@ -152,6 +152,14 @@ def _measure_ledger(plan: measures.Plan, devices: int, results: table.Results, r
                 results[Ota.key].setdefault(key, []).append(value)
 
 
+def _measure_api(plan: measures.Plan, devices: int, results: table.Results, runs: int) -> None:
+    """Measure the lists of the operator's door."""
+    for number in range(1, runs + 1):
+        print(f"run {number} of {runs}: lists of {devices:,} devices", file=sys.stderr, flush=True)
+        for key, value in api.run(plan, devices).items():
+            results[Ota.key].setdefault(key, []).append(value)
+
+
 def _report(
     results: table.Results,
     lines: list[table.Row],
@@ -196,6 +204,7 @@ def main() -> int:
     names = set(measures.MEASURES) & arguments.only or set(measures.MEASURES)
     begun, busy = time.monotonic(), _busy()
     count, notes = 0, list[str]()
+    listed = min(arguments.devices, api.DEVICES)
     with tempfile.TemporaryDirectory(prefix="ota-bench-") as folder:
         plan = _plan(Path(folder), arguments)
         if names != {"images"}:
@@ -207,14 +216,16 @@ def main() -> int:
                 count, notes = _measure_images(Path(folder), arguments.images, results, arguments.runs)
             if "ledger" in names and Ota in kinds:
                 _measure_ledger(plan, arguments.devices, results, arguments.runs)
+            if "api" in names and Ota in kinds:
+                _measure_api(plan, listed, results, arguments.runs)
         except BenchError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 130
         took = time.monotonic() - begun
-        lines = table.rows(plan.slow, plan.files, count, arguments.devices)
-        aims = table.targets(results, plan.files, arguments.devices)
+        lines = table.rows(plan.slow, plan.files, count, arguments.devices, listed)
+        aims = table.targets(results, plan.files, arguments.devices, listed)
         print("\n".join([_report(results, lines, aims, plan, kinds, arguments.runs, took), *notes]))
         if busy:
             print(busy)

@@ -56,7 +56,7 @@ class Plan:
 
 def prepare(plan: Plan, names: set[str]) -> None:
     """Make the folders that these measures serve, and wait until their files no longer look half-copied."""
-    if names & {"checks", "downloads", "handshakes", "ledger"}:
+    if names & {"checks", "downloads", "handshakes", "ledger", "api"}:
         _write(plan.image, IMAGE, os.urandom(_MIB - 1))
     if "memory" in names:
         _write(plan.large, IMAGE, os.urandom(12 * _MIB - 1))
@@ -201,7 +201,7 @@ def all_ready(peer: Peer, files: int) -> float:
 
 #: The names for ``--only`` and what they run; checks and downloads share one start of the server, and images
 #: and the ledger are measured by themselves at the end (``images.py``, ``fleet.py``).
-MEASURES = ("checks", "downloads", "handshakes", "memory", "folder", "images", "ledger")
+MEASURES = ("checks", "downloads", "handshakes", "memory", "folder", "images", "ledger", "api")
 
 
 def run(plan: Plan, kind: type[Peer], names: set[str]) -> dict[str, Callable[[], Numbers]]:

@@ -26,8 +26,8 @@ class Row:
     steady: bool = True  # whether it should be much the same in each run
 
 
-def rows(slow: int, files: int, images: int, devices: int) -> list[Row]:
-    """Return the table's lines for so many slow downloads, files, images and devices."""
+def rows(slow: int, files: int, images: int, devices: int, listed: int) -> list[Row]:
+    """Return the table's lines for so many slow downloads, files, images, devices, and devices in lists."""
     return [
         Row("", "update checks (304), a new connection each, ten at once"),
         Row("new_rate", "checks per second"),
@@ -92,6 +92,15 @@ def rows(slow: int, files: int, images: int, devices: int) -> list[Row]:
         Row("ledger_none_wait", "kept alive: 99 % wait at most, without a ledger, ms", 2),
         Row("ledger_wait", f"  with one of {devices:,}", 2),
         Row("ledger_writing_wait", "  while its rows are brought up to date", 2),
+        Row("", f"lists of {listed:,} devices at the operator's door"),
+        Row("api_page", "a page, median, ms", 1),
+        Row("api_page_99", "  99 % take at most, ms", 1),
+        Row("api_growth", "  RSS after hundreds of pages, more than before, MB", 1, steady=False),
+        Row("api_alone_wait", "checks one by one: 99 % wait at most, ms", 2),
+        Row("api_wait", "  while pages are asked for all the time", 2),
+        Row("api_busy_alone_wait", "ten checks at once: 99 % wait at most, ms", 2),
+        Row("api_busy_wait", "  while pages are asked for all the time", 2),
+        Row("api_busy_page_99", "  of these pages 99 % take at most, ms", 1),
     ]
 
 
@@ -180,7 +189,7 @@ class Target:
         return f"to reach: {self.text}; measured {self.measured:.2f}{self.unit}: {verdict}"
 
 
-def targets(results: Results, files: int, devices: int) -> list[Target]:
+def targets(results: Results, files: int, devices: int, listed: int) -> list[Target]:
     """Return what this server is to reach, with what was measured."""
 
     def ratio(key: str) -> float | None:
@@ -225,6 +234,12 @@ def targets(results: Results, files: int, devices: int) -> list[Target]:
         ),
         Target("each of them takes at most 600 bytes of memory", median(results, "ota", "ledger_each"), 600),
         Target("with them the server is ready within 20 s", median(results, "ota", "ledger_start"), 20, unit=" s"),
+        Target(
+            f"99 % of the pages of a list of {listed:,} devices take at most 200 ms",
+            median(results, "ota", "api_page_99"),
+            200,
+            unit=" ms",
+        ),
     ]
 
 
