@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import tomllib
@@ -98,6 +99,17 @@ def decisions() -> Iterator[str]:
         yield "docs/decisions.md is not what the steps say; run python -m tests.documents --write"
 
 
+def problems() -> Iterator[str]:
+    """Look for the type of each problem that the operator's door answers."""
+    pages = "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
+    for file in (ROOT / "ota_server" / "operator").glob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Problem":
+                kind = call.args[1]
+                if isinstance(kind, ast.Constant) and f"`{kind.value}`" not in pages:
+                    yield f"no page tells of the problem {kind.value}"
+
+
 def main() -> None:
     """Print what is wrong, and end with status 1 if anything is; with `--write` make the page of decisions first."""
     if sys.argv[1:] == ["--write"]:
@@ -111,6 +123,7 @@ def main() -> None:
         *keywords(),
         *dependencies(),
         *decisions(),
+        *problems(),
     ]
     sys.stdout.writelines(f"{line}\n" for line in wrong)
     sys.exit(bool(wrong))
