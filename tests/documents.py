@@ -105,9 +105,9 @@ def problems() -> Iterator[str]:
     for file in (ROOT / "ota_server" / "operator").glob("*.py"):
         for call in ast.walk(ast.parse(file.read_text())):
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "Problem":
-                kind = call.args[1]
-                if isinstance(kind, ast.Constant) and f"`{kind.value}`" not in pages:
-                    yield f"no page tells of the problem {kind.value}"
+                kind = getattr(call.args[1], "value", None)
+                if isinstance(kind, str) and f"`{kind}`" not in pages:
+                    yield f"no page tells of the problem {kind}"
 
 
 def main() -> None:
