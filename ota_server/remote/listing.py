@@ -319,6 +319,8 @@ def _print_device(told: Json) -> None:
     """Print one device for people: facts, settings that aren't as by default, and what it was sent."""
     listed = ("settings", "open_attempts", "attempts", "events", "taken")
     facts = {name: spell_time(value) if _is_time(value) else value for name, value in told.items()}
+    if told["rhythm"] is not None:
+        facts["rhythm"] = f"every {told['rhythm']:g} seconds"
     print_facts((name.replace("_", " "), value) for name, value in facts.items() if name not in listed)
     held = [(name, each) for name, each in told["settings"].items() if each["origin"] is not None]
     if held:
@@ -333,7 +335,8 @@ def _print_device(told: Json) -> None:
     if told["events"]["items"]:
         print_line("events:")
         for event in told["events"]["items"]:
-            print_line(f"  {spell_time(event['time'])}  {spell(event['kind'])}: {spell(event['text'])}")
+            text = f": {spell(event['text'])}" if event["text"] else ""
+            print_line(f"  {spell_time(event['time'])}  {spell(event['kind'])}{text}")
 
 
 def _is_time(value: object) -> bool:

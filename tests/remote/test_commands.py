@@ -108,6 +108,21 @@ class CommandTests(ServerCase):
         self.succeed("unpin", "kitchen")
         self.assertEqual(self.check_in("1.0.0"), (200, "1.2.0"))
         self.succeed("device", "clear-brake", MAC)
+        told = json.loads(self.succeed("device", "kitchen", "--json"))
+        self.assertEqual((told["id"], told["name"], told["version"]), (MAC, "kitchen", "1.0.0"))
+        shown = self.succeed("device", "kitchen")
+        self.assertRegex(shown, r"(?m)^name +kitchen$")
+        self.assertRegex(
+            shown, r"(?m)^what it was sent:\n  [0-9: -]+ UTC  lamp 1\.[12]\.0 app: [a-z]+, [01] downloads$"
+        )
+        self.assertIn("changed", json.loads(self.succeed("hold", "kitchen", "--json")))
+        self.assertIn("set so already", self.succeed("hold", "kitchen"))
+        kinds = [line.split("\t")[3] for line in self.succeed("events", "--limit", "all").splitlines()]
+        self.assertEqual(kinds.count("published"), 2)
+        self.assertEqual({event["kind"] for event in self.read("events", "--kind", "published")}, {"published"})
+        status, out, errors = self.ask("device", "forget", MAC, "--json")
+        self.assertEqual((status, json.loads(out)["device"], errors), (0, MAC, ""))
+        self.assertEqual(self.ask("devices"), (0, "", "there are no such devices\n"))
         self.assertIn("no such device", self.refuse("pin", "nobody", "9.9"))
 
     def policy_text(self) -> str:
@@ -167,7 +182,11 @@ class CommandTests(ServerCase):
         status, _, errors = self.ask("token", "list", OTA_SERVER_TOKEN=made)
         self.assertEqual(status, Status.FAILED)
         self.assertIn("operate", errors)
+        self.assertRegex(self.succeed("token", "list"), r"(?m)^ci\tpublish, read\t[0-9: -]+ UTC\t[0-9: -]+ UTC$")
         self.succeed("token", "revoke", "ci")
+        told = json.loads(self.succeed("token", "create", "other", "--scope", "read", "--json"))
+        self.assertEqual((told["name"], told["scopes"]), ("other", ["read"]))
+        self.assertEqual(json.loads(self.succeed("token", "revoke", "other", "--json")), {"revoked": "other"})
         status, _, errors = self.ask("releases", OTA_SERVER_TOKEN=made)
         self.assertEqual(status, Status.FAILED)
         self.assertIn("doesn't know this token", errors)
@@ -196,6 +215,27 @@ class CommandTests(ServerCase):
         told += [json.loads(following.stdout.readline()) for _ in listed[1:]]
         self.assertEqual(told, listed)
         self.assertEqual([event["kind"] for event in told], ["published", "yanked"])
+
+    def test_events_for_people(self) -> None:
+        """Followed without --json they are lines; those that were before come first, by what is asked for."""
+        self.succeed("publish", str(self.put_aside("lamp-1.1.0.bin", LAMP[2])))
+        self.succeed("publish", "--channel", "beta", str(self.put_aside("lamp-1.2.0.bin", LAMP[3])))
+        following = subprocess.Popen(
+            self.words("events", "--follow", "--kind", "published", "--dir", str(self.folder)),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        self.addCleanup(following.wait)
+        self.addCleanup(following.kill)
+        assert following.stdout is not None
+        self.addCleanup(following.stdout.close)
+        told = [following.stdout.readline(), following.stdout.readline()]
+        self.succeed("yank", "lamp", "1.1.0")
+        self.succeed("publish", str(self.put_aside("lamp-1.3.0.bin", LAMP[3])))
+        told.append(following.stdout.readline())
+        for line, release in zip(told, (r"lamp 1\.1\.0", r"beta/lamp 1\.2\.0", r"lamp 1\.3\.0"), strict=True):
+            self.assertRegex(line, rf"^[0-9: -]+ UTC  operator:\S+  published  {release}  ")
 
     def test_unreachable(self) -> None:
         """Where nobody answers, or somebody else, the status is another one."""
