@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -62,15 +63,20 @@ def _make_listing(policy: Policy) -> Listing[Device]:
     names = policy.names
     return Listing(
         {
-            "id": Order(lambda device: (device.id,), (str,)),
+            "id": Order(lambda device: (device.id,), (str,), attrgetter("id")),
             # Those without a name come last.
             "name": Order(
                 lambda device: (0, names[device.id], device.id) if device.id in names else (1, "", device.id),
                 (int, str, str),
             ),
-            "version": Order(lambda device: (*keys[device.version], device.id), (int, int, int, str, str)),
-            "last_seen": Order(lambda device: (device.last_seen, device.id), (float, str)),
-            "first_seen": Order(lambda device: (device.first_seen, device.id), (float, str)),
+            "version": Order(
+                lambda device: (*keys[device.version], device.id),
+                (int, int, int, str, str),
+                lambda device: keys[device.version],
+                len(_LOWEST),
+            ),
+            "last_seen": Order(lambda device: (device.last_seen, device.id), (float, str), attrgetter("last_seen")),
+            "first_seen": Order(lambda device: (device.first_seen, device.id), (float, str), attrgetter("first_seen")),
         },
         "id",
     )
@@ -118,7 +124,7 @@ class Devices:
         listing = _make_listing(policy)
         # A copy, since devices come and go while it is gone through.
         devices = list(self._house.fleet.devices.values())
-        page = await self._house.turns.run(listing.scan(call, devices, make_filter(call, policy)))
+        page = await self._house.turns.run(listing.scan(call, devices, make_tests(call, policy)))
         return listing.answer(call, page, lambda device: show_device(device, policy))
 
     def find(self, text: str) -> Device:
@@ -170,8 +176,8 @@ def _identify(attempt: Attempt) -> tuple[str, str, Kind, object, str]:
     return (attempt.channel, attempt.project, attempt.kind, attempt.version, attempt.image)
 
 
-def make_filter(call: Call, policy: Policy) -> Callable[[Device], bool] | None:
-    """Return what says whether a device is one of those that a call asks for, None where all are."""
+def make_tests(call: Call, policy: Policy) -> list[Callable[[Device], bool]]:
+    """Return what a device has to pass to be one of those that a call asks for."""
     names = policy.names
     tests = [_is_alike(name, call[name]) for name in _ALIKE if call[name] is not None]
     if (name := call["name"]) is not None:
@@ -187,9 +193,7 @@ def make_filter(call: Call, policy: Policy) -> Callable[[Device], bool] | None:
         named = {device for device, name in names.items() if part in name.lower()}
         # Ids are upper-case, but for names of certificates.
         tests.append(lambda device: part in device.id.lower() or device.id in named)
-    if len(tests) < 2:
-        return tests[0] if tests else None
-    return lambda device: all(test(device) for test in tests)
+    return tests
 
 
 def _is_alike(name: str, value: Any) -> Callable[[Device], bool]:

@@ -66,8 +66,12 @@ class Reading:
         catalog = self._house.catalog
         channel, wanted = call["channel"], call["q"]
         names = {name for each in _channels(catalog, channel) for name in catalog.channels[each].projects}
-        matches = None if wanted is None else lambda name: wanted.lower() in name.lower()
-        return _PROJECTS.whole(call, names, lambda name: self._show(catalog, name), matches)
+        return _PROJECTS.whole(
+            call,
+            names,
+            lambda name: self._show(catalog, name),
+            lambda name: wanted is None or wanted.lower() in name.lower(),
+        )
 
     async def project(self, call: Call) -> Answer:
         """Show one project."""

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.operator import listing
 from ota_server.operator.calls import Call, Problem
 from ota_server.operator.listing import (
     MAX_LIMIT,
-    STEP,
     Listing,
     Order,
     Page,
@@ -24,13 +24,20 @@ from ota_server.operator.scopes import EVERYTHING, Operator
 Item = tuple[float, str]
 
 ORDERS: Listing[Item] = Listing(
-    {"time": Order(lambda item: item, (float, str)), "id": Order(lambda item: (item[1],), (str,))}, "time"
+    {
+        "time": Order(lambda item: item, (float, str), lambda item: item[0]),
+        "both": Order(
+            lambda item: (item[0] // 2, item[0], item[1]), (float, float, str), lambda i: (i[0] // 2, i[0]), 2
+        ),
+        "id": Order(lambda item: (item[1],), (str,)),
+    },
+    "time",
 )
 
 _items = st.dictionaries(st.text(max_size=3), st.integers(0, 5).map(float), max_size=30).map(
     lambda found: [(time, name) for name, time in found.items()]
 )
-_sorts = st.sampled_from(["time", "-time", "id", "-id"])
+_sorts = st.sampled_from(["time", "-time", "both", "-both", "id", "-id"])
 
 
 def ask(sort: str, cursor: str | None, limit: int) -> Call:
@@ -51,7 +58,11 @@ def walk(items: list[Item], sort: str, limit: int) -> list[Item]:
 
 
 class ScanTests(SynchronousTestCase):
-    """Pages of a list."""
+    """Pages of a list, gone through two items at a time."""
+
+    def setUp(self) -> None:
+        """Make the steps small, so that pages are made of several."""
+        self.patch(listing, "STEP", 2)
 
     @given(_items, _sorts, st.integers(1, 7))
     def test_all_pages_are_the_list(self, items: list[Item], sort: str, limit: int) -> None:
@@ -78,7 +89,7 @@ class ScanTests(SynchronousTestCase):
     def test_total(self, items: list[Item], sort: str) -> None:
         """The total counts what matches, on every page."""
         call = ask(sort, None, 2)
-        page = finish(ORDERS.scan(call, items, lambda item: item[0] > 2))
+        page = finish(ORDERS.scan(call, items, [lambda item: item[0] > 2]))
         self.assertEqual(page.total, sum(item[0] > 2 for item in items))
 
     def test_small_steps(self) -> None:
@@ -90,19 +101,17 @@ class ScanTests(SynchronousTestCase):
             looked += 1
             return False
 
-        scanning = scan(
-            range(10 * STEP), matches, Order(lambda n: (n,), (int,)), descending=False, after=None, limit=50
-        )
+        scanning = scan(range(20), [matches], Order(lambda n: (n,), (int,)), descending=False, after=None, limit=50)
         steps = []
         for _ in scanning:
             steps.append(looked)
             looked = 0
-        self.assertEqual(steps, [STEP] * 10)
+        self.assertEqual(steps, [2] * 10)
 
     def test_whole_page_last(self) -> None:
         """Where the last page is full there is no empty one behind it."""
         page: Page[int] = finish(
-            scan(range(50), None, Order(lambda n: (n,), (int,)), descending=False, after=None, limit=50)
+            scan(range(50), (), Order(lambda n: (n,), (int,)), descending=False, after=None, limit=50)
         )
         self.assertEqual((len(page.items), page.next, page.total), (50, None, 50))
 
@@ -166,7 +175,7 @@ class ParameterTests(SynchronousTestCase):
         self.assertEqual(self.parameter("sort", "-id"), "-id")
         for text in ("", "-", "--id", "name", "id,time"):
             with self.subTest(text):
-                self.assertIn("time, id", str(self.assertRaises(ValueError, self.parameter, "sort", text)))
+                self.assertIn("time, both, id", str(self.assertRaises(ValueError, self.parameter, "sort", text)))
 
     def test_time(self) -> None:
         """Times are those of RFC 3339, in any zone."""
