@@ -6,10 +6,12 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.cli import _ALSO_REMOTE, _COMMANDS
 from ota_server.completion import run_completion
 from ota_server.remote import explaining, listing, ordering, publish, tokens
 from ota_server.remote.failing import Status
 from tests.remote.commands import run_here
+from tests.remote.server import ROOT
 
 MAC = "5C:CF:7F:00:00:00"
 
@@ -82,3 +84,26 @@ class UsageTests(SynchronousTestCase):
         status, _, errors = run_here(listing.list_releases, "--dir", str(Path(self.mktemp())))
         self.assertEqual(status, Status.UNREACHABLE)
         self.assertIn("--url", errors)
+
+
+class DocumentTests(SynchronousTestCase):
+    """The page says what the program does."""
+
+    def test_page(self) -> None:
+        """All commands, the options of publishing, and the exit statuses are in docs/ci.md."""
+        page = (ROOT / "docs" / "ci.md").read_text()
+        for kind in (publish.PublishOptions, listing.DevicesOptions):
+            for name in set(kind().longOpt) - {"help"}:
+                self.assertIn(f"--{name.rstrip('=')}", page)
+        for name, (module, _) in {**_COMMANDS, **_ALSO_REMOTE}.items():
+            if module.startswith("ota_server.remote."):
+                self.assertRegex(page, rf"(?m)^\| `.*\b{name}\b|ota-server {name} ", name)
+        for status in Status:
+            self.assertRegex(page, rf"(?m)^\| {status.value} \| ")
+
+    def test_recipes(self) -> None:
+        """The step that the page shows is that of the recipe."""
+        page = (ROOT / "docs" / "ci.md").read_text()
+        recipe = (ROOT / "examples" / "ci" / "github" / "firmware.yml").read_text()
+        shown = page.partition("```yaml\n")[2].partition("```")[0]
+        self.assertIn("".join(f"      {line}" for line in shown.splitlines(keepends=True)), recipe)
