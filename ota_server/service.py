@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 import sys
 import time
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from twisted.application.internet import StreamServerEndpointService
 from twisted.application.service import IServiceCollection, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.threadpool import ThreadPool
-from twisted.web.http import HTTPFactory
 
 from ota_server.access_guard import AccessGuard, asks_for_certificates
+from ota_server.doors import DoorService, OperatorDoorService, StartError
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import POLICY_FILE, Folder
@@ -34,11 +32,11 @@ from ota_server.fleet.reading import LedgerReader
 from ota_server.forgetful import Forgetful
 from ota_server.keeper import FleetKeeper
 from ota_server.operator.api import make_all_operations
-from ota_server.operator.door import ExposedDoorError, OperatorDoor, OperatorService, show_on_terminal
+from ota_server.operator.door import OperatorDoor, OperatorService, show_on_terminal
 from ota_server.operator.durably import tell_event
 from ota_server.operator.house import House, ReaderService
 from ota_server.operator.receiving import MAX_IMAGE, Inbox
-from ota_server.operator.site import OperatorSite, make_operator_site
+from ota_server.operator.site import make_operator_site
 from ota_server.operator.tidying import TidyingService
 from ota_server.operator.token_calls import TokenCalls
 from ota_server.operator.tokens import TOKENS_FILE, TokenFileError, Tokens
@@ -53,10 +51,6 @@ from ota_server.web.site import DeviceSite
 from ota_server.web.tree import DeviceRoot
 
 log = Logger()
-
-
-class StartError(Exception):
-    """The server can't start; its message says why and what to do, on one line."""
 
 
 NO_DATABASE = "none"
@@ -100,18 +94,6 @@ class ThreadPoolService(MultiService):
         return stopped.addCallback(lambda _: self.pool.stop())
 
 
-def _explain(problem: Exception, option: str) -> str:
-    """Say why it can't be listened somewhere, and what to do; `option` is that which said where."""
-    cause = getattr(problem, "socketError", problem)
-    number = getattr(cause, "errno", None)
-    reason = getattr(cause, "strerror", None) or str(cause)
-    if number == errno.EADDRINUSE:
-        return f"{reason}; end the program that does, or choose another {option}"
-    if number == errno.EACCES:
-        return f"{reason}; choose a {option} from 1024 on, or start as root: twistd --uid USER ota …"
-    return f"{reason}; choose another {option}"
-
-
 class DeliveryService(Service):
     """Closes the files of images when the server ends."""
 
@@ -139,74 +121,6 @@ class FleetShelf:
     def when_ready(self) -> Deferred[None]:
         """Return a Deferred that fires once there is one."""
         return self._watcher.when_ready().addCallback(lambda _: self._keeper.when_ready())
-
-
-class DoorService(StreamServerEndpointService):
-    """Listens at one endpoint, and ends the start with one clear line where it can't."""
-
-    option = "--port"
-    """What says where to listen."""
-
-    def __init__(self, description: str, endpoint: IStreamServerEndpoint, site: HTTPFactory) -> None:
-        super().__init__(endpoint, site)
-        self._description = description
-        self._raiseSynchronously = True
-
-    def privilegedStartService(self) -> None:
-        """Start to listen. Raises StartError."""
-        try:
-            super().privilegedStartService()
-        except Exception as problem:  # noqa: BLE001 - each kind of endpoint has errors of its own
-            raise StartError(f"can't listen at {self._description}: {_explain(problem, self.option)}") from None
-        self.tell()
-
-    def tell(self) -> None:
-        """Log who is served where."""
-        log.info("devices are served at {description}", description=self._description)
-
-
-class OperatorDoorService(DoorService):
-    """The same for operators. `opened` is called with the port once the door is open and its tokens are known."""
-
-    option = "--admin PORT, or --admin none"
-
-    def __init__(self, door: OperatorDoor, site: OperatorSite, opened: Callable[[IListeningPort], None]) -> None:
-        super().__init__(door.description, door.endpoint, site)
-        self._door = door
-        self._opened = opened
-
-    def privilegedStartService(self) -> None:
-        """Start to listen. Raises StartError, also where others could listen in."""
-        super().privilegedStartService()
-        listening = self._waitingForPort
-        assert listening is not None
-        problems: list[ExposedDoorError] = []
-
-        def check(port: IListeningPort) -> IListeningPort:
-            try:
-                self._door.check(port.getHost())
-            except ExposedDoorError as problem:
-                port.stopListening()
-                problems.append(problem)
-            return port
-
-        listening.addCallback(check)
-        if problems:
-            raise StartError(str(problems[0]))
-
-    def startService(self) -> None:
-        """Tell where the door is."""
-        super().startService()
-        listening = self._waitingForPort
-        if listening is not None:
-            listening.addCallback(self._open)
-
-    def _open(self, port: IListeningPort) -> IListeningPort:
-        self._opened(port)
-        return port
-
-    def tell(self) -> None:
-        """Log nothing yet: the door itself does."""
 
 
 class OtaService(MultiService):

@@ -13,9 +13,10 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from ota_server.access_guard import MARK, AccessGuard, asks_for_certificates
+from ota_server.doors import StartError
 from ota_server.fleet.policy import Policy, PolicyError, read_policy
 from ota_server.policy_watch import INTERVAL, IPolicyReactor, PolicyWatcher, load_policy
-from ota_server.service import StartError, make_ota_service
+from ota_server.service import make_ota_service
 from ota_server.tap import Options, makeService
 from ota_server.tls.endpoint import DeviceTlsParser
 from tests.certificates import make_authority, make_pem

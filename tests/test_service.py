@@ -13,7 +13,8 @@ from twisted.python.components import Componentized
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
-from ota_server.service import OtaService, StartError, make_ota_service, raise_file_limit
+from ota_server.doors import StartError
+from ota_server.service import OtaService, make_ota_service, raise_file_limit
 
 
 def ignore(event: object) -> None:

@@ -24,12 +24,13 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from ota_server.doors import DoorService
 from ota_server.firmware.catalog import Catalog
 from ota_server.firmware.digests import DigestStore
 from ota_server.firmware.folder import Folder
 from ota_server.firmware.watch import FolderWatcher
 from ota_server.forgetful import Forgetful
-from ota_server.service import DeliveryService, DoorService, ThreadPoolService
+from ota_server.service import DeliveryService, ThreadPoolService
 from ota_server.web.channel import DeviceChannel
 from ota_server.web.delivery import Deliveries
 from ota_server.web.site import DeviceSite
