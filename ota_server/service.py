@@ -284,7 +284,7 @@ def make_ota_service(
             reader=None if isinstance(keeper, Forgetful) else LedgerReader(url),
             reactor=reactor,
             pool=operators.pool,
-            turns=Turns(reactor),
+            turns=Turns(reactor, operators.pool),
             keys=keys,
             doors=[text for text, _ in doors],
             ends=lambda: _list_ends(all_doors, time.time()),

@@ -80,7 +80,7 @@ class Library(OperatorDoor):
             reader,
             reactor,
             pool,
-            Turns(reactor),
+            Turns(reactor, pool),
             doors=("tcp:8000",),
             folder=str(self.folder),
             policy_file=str(self.folder / POLICY_FILE),
