@@ -150,8 +150,9 @@ def run(plan: Plan, devices: int = DEVICES) -> Numbers:
             peer.settle(30)
             ask = peer.client()
             _ask_pages(ask, 1)
-            before = peer.memory_bytes()[0]
+            before, worked = peer.memory_bytes()[0], peer.cpu_seconds()
             took = _ask_pages(ask, ROUNDS)
+            numbers["api_cpu"] = (peer.cpu_seconds() - worked) / len(took) * 1e3
             numbers["api_page"] = statistics.median(took) * 1e3
             numbers["api_page_99"] = _highest(took) * 1e3
             numbers["api_growth"] = (peer.memory_bytes()[0] - before) / 1e6

@@ -95,6 +95,7 @@ def rows(slow: int, files: int, images: int, devices: int, listed: int) -> list[
         Row("", f"lists of {listed:,} devices at the operator's door"),
         Row("api_page", "a page, median, ms", 1),
         Row("api_page_99", "  99 % take at most, ms", 1),
+        Row("api_cpu", "  server's CPU, ms", 1),
         Row("api_growth", "  RSS after hundreds of pages, more than before, MB", 1, steady=False),
         Row("api_alone_wait", "checks one by one: 99 % wait at most, ms", 2),
         Row("api_wait", "  while pages are asked for all the time", 2),

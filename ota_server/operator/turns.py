@@ -1,8 +1,8 @@
 """Long work in a thread that leaves room for others: devices that check in meanwhile hardly wait.
 
 A thread that just works keeps the interpreter for 5 ms at a time, and a check has to get it back several times. This
-one lets it go after each step, for a moment; so checks wait a third as long as when the reactor does such work itself,
-a millisecond at a time.
+one lets it go after each step, for a moment. So checks waited far less than beside such a thread, and than beside the
+same work in the reactor, a millisecond at a time.
 """
 
 from __future__ import annotations
