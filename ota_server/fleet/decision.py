@@ -100,7 +100,8 @@ class Traffic(NamedTuple):
     """How much is being downloaded: in all and of the project.
 
     `limit` is how many downloads the server allows in all. `waiting` is how many devices were turned away and have not
-    had their turn since, and `waited` says that this device is one of them.
+    had their turn since, and `waited` says that this device is one of them. `counted` says that these are numbers of
+    a running server.
     """
 
     active: int = 0
@@ -108,6 +109,7 @@ class Traffic(NamedTuple):
     limit: int | None = None
     waiting: int = 0
     waited: bool = False
+    counted: bool = False
 
 
 NO_TRAFFIC = Traffic()

@@ -257,6 +257,7 @@ class Fleet:
             self.policy.max_downloads,
             len(self._waiting),
             check_in.device is not None and check_in.device in self._waiting,
+            counted=True,
         )
 
     def _let_wait(self, device: str, now: float) -> None:

@@ -227,6 +227,12 @@ def _tell_turn(case: Case) -> str:
     limits = [limit for limit in (case.traffic.limit, case.rules.max_downloads) if limit is not None]
     if not limits:
         return "any number may download at once"
+    if case.traffic.counted:
+        active, waiting = case.traffic.active, case.traffic.waiting
+        return (
+            f"{min(limits)} may download at once ({_by(case, 'max-downloads')}); {active} do now, "
+            f"{case.traffic.of_project} of them for this project, and {waiting} wait for their turn"
+        )
     return (
         f"{min(limits)} may download at once ({_by(case, 'max-downloads')}); how many do, and who waits for a turn, "
         "is known to the running server only, which answers `busy` where that are too many"

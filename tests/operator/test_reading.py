@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from ota_server.cli import inspect
 from ota_server.firmware import folder
 from ota_server.fleet.decide import STEPS
+from ota_server.fleet.decision import Send
 from ota_server.operator.schemas import schema_of
 from tests.images import bootloader, damaged, esp32_image, esp8266_image
 from tests.operator.library import LAMPS, Library
@@ -307,6 +308,20 @@ class ExplainTests(SynchronousTestCase):
         told = library.call("explain", device="kitchen")
         self.assertEqual((told["name"], told["device"]), ("kitchen", "5C:CF:7F:00:00:01"))
         self.assertEqual([each["outcome"] for each in told["attempts"]], ["downloaded"])
+
+    def test_turns(self) -> None:
+        """How many download now is known, where it is the running server that is asked."""
+        library = Library(self, policy="max-downloads = 1\n")
+        decision = library.house.keeper.answer(library.check_in(1), library.house.catalog, "192.0.2.1")
+        assert isinstance(decision, Send)
+        assert library.keeper is not None
+        follower = library.keeper.watch(library.check_in(1), library.house.catalog, "192.0.2.1", lambda: None)
+        follower.begun(decision.image)
+        self.assertEqual(library.check(2), "busy")
+        library.pass_time()
+        told = library.call("explain", device="5C:CF:7F:00:00:02")
+        self.assertEqual(told["reason"], "busy")
+        self.assertRegex(told["steps"][-1]["text"], "1 may download at once .* 1 do now, 1 of them .*, and 1 wait")
 
     def test_nothing_to_explain(self) -> None:
         """What can't be explained is a problem."""
