@@ -296,6 +296,68 @@ class PatienceTests(DoorCase):
             self.assertIn(b"Content-Length: 0", connection.received)
 
 
+class StreamedAnswerTests(SynchronousTestCase):
+    """Answers without an end of their own."""
+
+    def setUp(self) -> None:
+        """Open a door with one."""
+        self.requests: list[Any] = []
+
+        async def begin(call: Call) -> Answer:
+            return Answer(stream=self.requests.append)
+
+        async def fail(call: Call) -> Answer:
+            def stream(request: Any) -> None:
+                request.write(b"begun")
+                raise RuntimeError("in the middle")
+
+            return Answer(stream=stream)
+
+        self.door = OperatorDoor(
+            self,
+            [
+                Operation("s", "GET", "/stream", Scope.READ, "Stream.", begin, {200: {}}, media="text/event-stream"),
+                Operation("f", "GET", "/failing", Scope.READ, "Fail.", fail, {200: {}}, media="text/event-stream"),
+            ],
+        )
+
+    def test_stream(self) -> None:
+        """It goes on for as long as it is written, in chunks; no time limit ends it."""
+        connection = self.door.connect()
+        connection.send(make_head(b"GET", b"/api/v1/stream", bearer()))
+        [request] = self.requests
+        request.write(b"one")
+        self.assertIn(b"Content-Type: text/event-stream\r\n", connection.received)
+        self.assertIn(b"Transfer-Encoding: chunked\r\n", connection.received)
+        self.door.clock.advance(10_000)
+        request.write(b"two")
+        request.finish()
+        self.assertTrue(connection.received.endswith(b"\r\n\r\n3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n"))
+        connection.send(make_head(b"GET", b"/api/v1/session", bearer()))
+        self.assertEqual(connection.received.count(b"HTTP/1.1 200 OK"), 2)
+
+    def test_head(self) -> None:
+        """With HEAD it doesn't begin."""
+        connection = self.door.connect()
+        connection.send(make_head(b"HEAD", b"/api/v1/stream", bearer()))
+        self.assertEqual(self.requests, [])
+        self.assertTrue(connection.received.endswith(b"\r\n\r\n"))
+
+    def test_failure(self) -> None:
+        """One that fails in the middle is broken off, so that nobody takes it for whole."""
+        connection = self.door.connect()
+        connection.send(make_head(b"GET", b"/api/v1/failing", bearer()))
+        self.assertTrue(connection.transport.aborted)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+    def test_end_of_the_server(self) -> None:
+        """Where the door closes, streams end."""
+        connection = self.door.connect()
+        connection.send(make_head(b"GET", b"/api/v1/stream", bearer()))
+        self.door.site.close()
+        self.assertTrue(connection.transport.aborted)
+
+
 class FieldsTests(DoorCase):
     """What every answer tells browsers."""
 
