@@ -48,6 +48,7 @@ class CallPlan:
     operation: Operation
     call: Call
     limit: int
+    token: Token
 
     @property
     def streams(self) -> bool:
@@ -111,7 +112,7 @@ class Entry:
         self._check_length(limit)
         csrf_token = None if by_session is None else by_session.csrf
         call = Call(token.operator, values, now=self._site.seconds(), length=self._head.length, csrf_token=csrf_token)
-        return CallPlan(operation, call, limit)
+        return CallPlan(operation, call, limit, token)
 
     def _decide_visit(self, path: str, session: Session | None) -> VisitPlan:
         """Return which page is to be shown. Raises Problem."""

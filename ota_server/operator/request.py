@@ -66,6 +66,7 @@ class OperatorRequest(Request):
     _waiting: IDelayedCall | None = None
     _whole = False
     _answered = False
+    _streaming = False
     _received = 0
     _limit = MAX_BODY
     _more: Deferred[None] | None = None
@@ -94,6 +95,11 @@ class OperatorRequest(Request):
             port=getattr(here, "port", None),
             secure=self.isSecure(),
         )
+
+    def lasts_by(self, token: Token) -> bool:
+        """Say whether a stream is under way, in or out, that this token allowed."""
+        plan = self._plan
+        return isinstance(plan, CallPlan) and plan.token is token and (plan.streams or self._streaming)
 
     # What the channel calls.
 
@@ -300,6 +306,7 @@ class OperatorRequest(Request):
             if self.method == b"HEAD":
                 self.finish()
             else:
+                self._streaming = True
                 answer.stream(self)
 
     def send_problem(self, problem: Problem) -> None:

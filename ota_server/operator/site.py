@@ -16,7 +16,7 @@ from ota_server.operator.request import OperatorRequest
 from ota_server.operator.routing import Router
 from ota_server.operator.sessions import Sessions
 from ota_server.operator.token_calls import SESSION
-from ota_server.operator.tokens import Tokens
+from ota_server.operator.tokens import Token, Tokens
 from ota_server.web.slowing import Slowdown
 
 IDLE_TIME = 60
@@ -49,6 +49,7 @@ class OperatorSite(HTTPFactory):
         self.slowdown = Slowdown()
         self.seconds = seconds
         self.channels: set[OperatorChannel] = set()
+        tokens.removed = self._break_off
 
     def buildProtocol(self, address: Any) -> Any:
         """Make the channel of a connection."""
@@ -57,6 +58,12 @@ class OperatorSite(HTTPFactory):
         channel.site = self
         channel.requestFactory = OperatorRequest
         return channel
+
+    def _break_off(self, token: Token) -> None:
+        """Break off what goes on by a token that isn't taken any longer."""
+        for channel in tuple(self.channels):
+            if any(request.lasts_by(token) for request in channel.requests):
+                channel.transport.abortConnection()
 
     def close(self) -> None:
         """Break off all connections."""

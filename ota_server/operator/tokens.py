@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,8 @@ class Tokens:
 
     def __init__(self, tokens: Iterable[Token] = ()) -> None:
         self._tokens = {token.name: token for token in tokens}
+        self.removed: Callable[[Token], None] = lambda token: None
+        """What is told of each token that isn't taken any longer."""
         self.used = False
         """Whether one was used that hasn't been used for a minute."""
 
@@ -121,6 +123,7 @@ class Tokens:
     def remove(self, token: Token) -> None:
         """Take a token no longer."""
         del self._tokens[token.name]
+        self.removed(token)
 
     def __iter__(self) -> Any:
         """Go through all tokens, in the order of their names."""

@@ -350,6 +350,16 @@ class StreamedAnswerTests(SynchronousTestCase):
         self.assertTrue(connection.transport.aborted)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
+    def test_revoked(self) -> None:
+        """With its token a stream ends, and no other does."""
+        reading, other = self.door.connect(), self.door.connect()
+        reading.send(make_head(b"GET", b"/api/v1/stream", bearer(READER)))
+        other.send(make_head(b"GET", b"/api/v1/stream", bearer()))
+        token = self.door.tokens.get("reader")
+        assert token is not None
+        self.door.tokens.remove(token)
+        self.assertEqual((reading.transport.aborted, other.transport.aborted), (True, False))
+
     def test_end_of_the_server(self) -> None:
         """Where the door closes, streams end."""
         connection = self.door.connect()

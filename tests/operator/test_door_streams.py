@@ -265,6 +265,16 @@ class StreamTests(SynchronousTestCase):
         self.opening.callback(None)
         self.assertEqual(self.sink.ended, "failed")
 
+    def test_revoked(self) -> None:
+        """An upload ends with its token."""
+        connection = self.begin(b"Content-Length: 90000")
+        token = self.door.tokens.get("admin")
+        assert token is not None
+        self.door.tokens.remove(token)
+        self.assertTrue(connection.transport.aborted)
+        connection.lose()
+        self.assertEqual(self.sink.ended, "failed")
+
     def test_flood(self) -> None:
         """A client that goes on sending what nobody wants is dropped."""
         connection = self.begin(b"Content-Length: 90000", token=READER)
