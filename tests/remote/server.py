@@ -22,7 +22,7 @@ from ota_server.cli import main
 from tests.images import esp8266_image
 
 ROOT = Path(__file__).absolute().parents[2]
-PATIENCE = 60.0
+PATIENCE = 110.0
 """How long anything may take, in seconds."""
 
 LAMP = {seed: esp8266_image(4096, seed) for seed in (1, 2, 3)}

@@ -119,10 +119,10 @@ class MemoryTests(ServerCase):
         return ("--max-image", "512M")
 
     def test_memory(self) -> None:
-        """The command keeps no image in memory: 300 MB are sent with less than 100 MB of its own."""
+        """The command keeps no image in memory: 160 MB are sent with less than 100 MB of its own."""
         file = self.work / "lamp-1.1.0.bin"
         with open(file, "wb") as written:
-            written.truncate(300 << 20)
+            written.truncate(160 << 20)
         program = (
             "import resource, sys; from ota_server.remote.publish import publish; publish(sys.argv[1:]); "
             "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
