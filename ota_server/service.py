@@ -310,11 +310,7 @@ def _make_operator_service(door: OperatorDoor, house: House, state: Path) -> Ope
         log.info("{actor}: {text}", actor=actor, text=text)
         await tell_event(house, Event(time.time(), actor, kind, text))
 
-    def check() -> None:
-        if not isinstance(house.keeper, Forgetful):
-            house.fleet  # noqa: B018 - raises Problem while there is none that could keep events
-
-    calls = TokenCalls(tokens, state / TOKENS_FILE, house.in_thread, note, check)
+    calls = TokenCalls(tokens, state / TOKENS_FILE, house.in_thread, note, house.check_memory)
     site = make_operator_site(make_all_operations(house, calls), tokens, house.reactor, time.time, door.hosts)
     service = OperatorService(door, site, tokens, calls, state, house.reactor, time.time, show=show_on_terminal)
     OperatorDoorService(door, site, service.announce).setServiceParent(service)

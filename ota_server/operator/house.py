@@ -81,6 +81,11 @@ class House:
             raise Problem(503, "starting", "The server has only just started", detail)
         return self.keeper.fleet
 
+    def check_memory(self) -> None:
+        """Raise Problem while what operators do can't be written down, since the ledger is being read."""
+        if not isinstance(self.keeper, Forgetful):
+            self.fleet  # noqa: B018 - raises it
+
     @property
     def known(self) -> Fleet | None:
         """The memory of the fleet, None where there is none, or none yet."""

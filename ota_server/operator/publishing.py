@@ -125,6 +125,7 @@ class Press:
         return await self._begin(call, name, call["file"])
 
     async def _begin(self, call: Call, name: FileName, file: str) -> BodySink:
+        self._house.check_memory()
         target = find_target(self._house.catalog, call["channel"], name, file)
         if self.uploads >= MAX_UPLOADS:
             raise Problem(503, "busy", "Too many uploads at once", f"{self.uploads} are under way; try again")
@@ -139,18 +140,15 @@ class Press:
     async def offer(self, call: Call, target: Target, placed: Placed) -> Answer:
         """Answer for an image that is in its place, once devices are offered it. Raises Problem."""
         before = self._house.catalog.image(target.channel, target.file)
-        image = await self._look(target, placed)
+        self._house.watcher.vouch(placed.identity, placed.facts)
         notes = []
         if placed.outcome is not Outcome.SAME:
-            if before is not None and before.identity != placed.identity:
-                # A device that has half of the bytes before would be left with them.
-                self._house.keeper.break_off([before])
-            text = f"{target.place}, {image.size:,} bytes, SHA-256 {image.facts.sha256}"
-            if placed.outcome is Outcome.REPLACED:
-                text += ", in the place of other bytes"
-            place = (target.channel, image.project, numbers_of(image.version))
-            event = Event(call.now, call.operator.actor, "published", text, *place)
-            notes += await tell_event(self._house, event)
+            # Told first: the file is in its place by now, whether or not it is found there before the process ends.
+            notes += await self._tell(call, target, placed)
+        image = await self._look(target, placed)
+        if placed.outcome is not Outcome.SAME and before is not None and before.identity != placed.identity:
+            # A device that has half of the bytes before would be left with them.
+            self._house.keeper.break_off([before])
         shown, findings = await self.in_thread(self._show, image)
         notes += self._note_rollout(image)
         address = f"/api/v1/projects/{image.project}/releases/{image.version}?channel={image.channel}"
@@ -160,10 +158,17 @@ class Press:
             [("Location", address)],
         )
 
+    async def _tell(self, call: Call, target: Target, placed: Placed) -> list[str]:
+        """Write down who published what; return notes for people where that can't be now."""
+        text = f"{target.place}, {placed.facts.size:,} bytes, SHA-256 {placed.facts.sha256}"
+        if placed.outcome is Outcome.REPLACED:
+            text += ", in the place of other bytes"
+        place = (target.channel, target.name.project, numbers_of(target.name.version))
+        return await tell_event(self._house, Event(call.now, call.operator.actor, "published", text, *place))
+
     async def _look(self, target: Target, placed: Placed) -> Image:
         """Wait until the image is in the catalog. Raises Problem."""
         watcher = self._house.watcher
-        watcher.vouch(placed.identity, placed.facts)
         for _ in range(LOOKS):
             try:
                 await watcher.look_now()

@@ -160,6 +160,7 @@ class DeviceSettings:
     ) -> Answer:
         """Change the policy file, and answer once that is in force. Raises Problem."""
         house = self._house
+        house.check_memory()
         await self._one_at_a_time.acquire()
         try:
             expected = house.policy is not DEFAULT_POLICY

@@ -39,6 +39,7 @@ class Yanking:
     async def yank(self, call: Call) -> Answer:
         """Withdraw a release."""
         house, channel = self._house, call["channel"]
+        house.check_memory()
         _, release = find_release(house.catalog, channel, call["project"], call["version"])
         # Those that the server compressed itself are elsewhere, and go with the plain ones.
         images = [image for image in release.images if image.path == self._path(image)]

@@ -270,7 +270,7 @@ class PuttingTests(PublishingCase):
         self.assertEqual(shop.send("delete_release", "lamp", "1.2.3")[0], 200)
 
     def test_folder_trouble(self) -> None:
-        """An image that is in the folder, and can't be offered, isn't told to be."""
+        """An image that is in the folder, and can't be offered, isn't told to be; and yet who put it there is known."""
         shop = self.shop()
 
         def fail(*ignored: object) -> None:
@@ -279,6 +279,19 @@ class PuttingTests(PublishingCase):
         self.patch(shop.watcher._folder, "read", fail)
         status, problem = self.put(shop, b"x")
         self.assertEqual((status, problem["type"]), (503, "/problems/not-offered"))
+        self.assertEqual(shop.events(), [("published", "operator:admin")])
+
+    def test_ledger_unread(self) -> None:
+        """While the ledger can't be read, nothing is changed that it would have to keep."""
+        shop = self.shop()
+        assert shop.keeper is not None
+        files, policy = shop.files(), (shop.folder / "ota.toml").read_text()
+        shop.keeper.fleet = None
+        self.assertEqual(self.put(shop, b"x")[0], 503)
+        self.assertEqual(shop.send("delete_release", "lamp", "1.1.0")[0], 503)
+        self.assertEqual(shop.post("hold_device", "5C:CF:7F:00:00:01")[0], 503)
+        self.assertEqual(shop.files(), files)
+        self.assertEqual((shop.folder / "ota.toml").read_text(), policy)
 
 
 class UploadingTests(PublishingCase):
