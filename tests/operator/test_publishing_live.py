@@ -102,7 +102,7 @@ class ServerCase(SynchronousTestCase):
         self.pid = int(self.nursery.stdout.readline())
         self.assertTrue(self.pid, "the server didn't start")
         client = Client(self.state)
-        self.wait_until("the folder is read", lambda: client.ask("GET", "/api/v1/projects")[0] == 200)
+        self.wait_until("folder and ledger are read", lambda: client.ask("GET", "/api/v1/status")[1]["ready"])
         return client
 
     def kill(self) -> None:
