@@ -27,8 +27,8 @@ MAX_LIMIT = 500
 STEP = 500
 """How many items are looked at in one step: for a fraction of a millisecond."""
 
-MAX_CURSOR = 2000
-"""The longest cursor, in characters."""
+MAX_CURSOR = 6000
+"""The longest cursor, in characters: room for the longest path of a file in a channel."""
 
 _HUGE = 1 << 63
 """No number of a key is so large, and no database takes it."""
@@ -155,7 +155,7 @@ def _read_limit(text: str) -> int:
 
 
 def _read_cursor_text(text: str) -> str:
-    if not 0 < len(text) <= MAX_CURSOR:
+    if not 0 < len(text) <= MAX_CURSOR or not text.isascii():
         raise ValueError("take `next` of the page before")
     return text
 
@@ -174,7 +174,7 @@ CURSOR = Parameter(
     Place.QUERY,
     "What the page before gave as `next`; without it the list begins.",
     _read_cursor_text,
-    {"type": "string", "minLength": 1, "maxLength": MAX_CURSOR},
+    {"type": "string", "pattern": "^[A-Za-z0-9_-]+$", "maxLength": MAX_CURSOR},
 )
 
 

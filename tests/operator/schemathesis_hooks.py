@@ -40,7 +40,8 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if len(case.path_parameters.get("project", "")) > 200:
         # With its version the file's name would be too long for the disk.
         case.path_parameters["project"] = "lamp"
-    if _count % 3:
+    # What the others ask about has to stay.
+    if _count % 3 and case.method != "DELETE" and not case.operation.path.endswith("/forget"):
         for name in case.path_parameters.keys() & ON_HAND.keys():
             values = ON_HAND[name]
             case.path_parameters[name] = values[_count % len(values)]

@@ -207,6 +207,12 @@ class FileTests(SynchronousTestCase):
         library.pass_time(20)
         self.assertEqual(library.pages("list_files"), [])
 
+    def test_long_names(self) -> None:
+        """Names as long as a disk takes them, and that are no ASCII, are paged as others are."""
+        names = [f"ä{number}{'ü' * 124}" for number in range(3)]
+        library = Library(self, {f"b{'e' * 254}/{name}": b"x" for name in names})
+        self.assertEqual(len(library.pages("list_files", limit=1)), 3)
+
     def test_name_that_is_no_utf8(self) -> None:
         """The name of a file may be any bytes; the answer is UTF-8 all the same."""
         library = Library(self, FILES)
