@@ -137,14 +137,18 @@ class Yard:
 
 
 def _move(source: Path, kept: Path) -> None:
-    """Move a file, also to another file system: then it is copied, safe on disk, and removed. Raises OSError."""
-    try:
-        os.rename(source, kept)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-    else:
-        return
+    """Move a file, also to another file system: then it is copied, safe on disk, and removed. Raises OSError.
+
+    So is what a link leads to, whose bytes would else not be kept.
+    """
+    if not source.is_symlink():
+        try:
+            os.rename(source, kept)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        else:
+            return
     part = kept.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with open(source, "rb") as old, open(part, "xb") as new:

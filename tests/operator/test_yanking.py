@@ -88,6 +88,19 @@ class YankingTests(SynchronousTestCase):
         del kept["yanked.json"]
         self.assertEqual((kept, shop.files()), (GONE, LEFT))
 
+    def test_link(self) -> None:
+        """Of a link the bytes are kept, and what it leads to stays where it is."""
+        shop = Workshop(self, LEFT)
+        store = Path(self.mktemp()).absolute()
+        store.write_bytes(b"app")
+        (shop.folder / "lamp-2.0.bin").symlink_to(os.path.relpath(store, shop.folder))
+        shop.clock.advance(100)
+        self.assertEqual(shop.check(1), "newer")
+        status, told = shop.send("delete_release", "lamp", "2.0.0")
+        self.assertEqual((status, shop.files(), store.read_bytes()), (200, LEFT, b"app"))
+        kept = shop.state / told["kept"] / "lamp-2.0.bin"
+        self.assertEqual((kept.is_symlink(), kept.read_bytes()), (False, b"app"))
+
     def test_trouble(self) -> None:
         """Where a file can't be moved, all stay where they were."""
         for number, status in ((errno.EACCES, 409), (errno.ENOSPC, 507)):
