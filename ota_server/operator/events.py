@@ -129,6 +129,8 @@ class _Client:
         self._about = about
         self._position = position
         self._told = position
+        # Whether the position is one of this ledger.
+        self._known = False
         self._request: Any = None
         self._paused = self._busy = False
         self._slow: IDelayedCall | None = None
@@ -157,7 +159,7 @@ class _Client:
 
     async def _go_on(self) -> None:
         try:
-            if self._position is None:
+            if self._position is None or await self._is_foreign(self._position):
                 await self._find_now()
             while self._ready:
                 assert self._position is not None
@@ -174,13 +176,24 @@ class _Client:
         finally:
             self._busy = False
 
+    async def _is_foreign(self, position: EventNumber) -> bool:
+        """Say whether this ledger never gave such a number: with another one, or an older copy, they begin anew."""
+        if self._known:
+            return False
+        self._known = True
+        newest = self._feed.newest
+        if newest is not None and position <= newest:
+            return False
+        found = await self._feed.house.read(lambda ledger: ledger.events(1))
+        return position > (found[0][0] if found else (0, 0))
+
     async def _find_now(self) -> None:
         """Begin with what comes from now on, and tell the client where that is, so that it can resume there."""
         now = self._feed.newest
         if now is None:
             newest = await self._feed.house.read(lambda ledger: ledger.events(1))
             now = newest[0][0] if newest else (0, 0)
-        self._position = now
+        self._position, self._known = now, True
         self._tell_position()
 
     async def _catch_up(self, position: EventNumber) -> bool:

@@ -107,6 +107,23 @@ class StreamTests(EventsCase):
         self.assertEqual([each["text"] for each in client.read().events], ["one", "two", "three"])
         self.assertEqual(reader.ids, self.listed()[1:])
 
+    def test_number_of_another_ledger(self) -> None:
+        """A client with a number that this ledger has yet to give hears what comes from now on, and goes on there."""
+        self.tell("before")
+        clients = [Follower(self.library, last_id="999999-0"), Follower(self.library, "?after=999999-0")]
+        for client in clients:
+            self.assertEqual((client.read().status, client.read().last_id), (200, self.listed()[-1]))
+        self.tell("one")
+        for client in clients:
+            self.assertEqual([each["text"] for each in client.read().events], ["one"])
+
+    def test_number_before_anything(self) -> None:
+        """The same where nothing has ever happened."""
+        client = Follower(self.library, last_id="7-0")
+        self.assertEqual(client.read().events, [])
+        self.tell("one")
+        self.assertEqual([each["text"] for each in client.read().events], ["one"])
+
     def test_only_what_is_on_disk(self) -> None:
         """Nothing is told before it is in the ledger."""
         client = Follower(self.library)
