@@ -111,7 +111,8 @@ def _add(parser: argparse.ArgumentParser, known: Iterable[usage.Options]) -> Non
                 parser.add_argument(*flags, f"--{name}", action="store_true", help=text)
         if number == 0:
             for place, action in enumerate(words):
-                _complete(parser.add_argument(f"word{place}", nargs="*" if _is_files(action) else "?", help="what to do"), action)
+                nargs = "*" if _is_files(action) else "?"
+                _complete(parser.add_argument(f"word{place}", nargs=nargs, help="what to do"), action)
 
 
 def _completions(options: usage.Options) -> tuple[dict[str, Any], list[Any]]:
