@@ -295,11 +295,22 @@ def make_ota_service(
             yard=yard,
         )
         ReaderService(house).setServiceParent(operators)
-        TidyingService(inbox, yard, policy.path, reactor, operators.pool).setServiceParent(operators)
+        note = _make_note(keeper)
+        TidyingService(inbox, yard, policy.path, reactor, operators.pool, time.time, note).setServiceParent(operators)
         _make_operator_service(operator, house, state).setServiceParent(operators)
     # The last to start and the first to stop, so that it is told the truth.
     SupervisorService(shelf, reactor).setServiceParent(whole)
     return whole
+
+
+def _make_note(keeper: FleetKeeper | Forgetful) -> Callable[[Event], None]:
+    """Return what keeps an event, as soon as the ledger has been read."""
+
+    def note(event: Event) -> None:
+        if isinstance(keeper, FleetKeeper):
+            keeper.when_ready().addCallback(lambda _: keeper.loaded.outbox.told(event))
+
+    return note
 
 
 def _make_operator_service(door: OperatorDoor, house: House, state: Path) -> OperatorService:

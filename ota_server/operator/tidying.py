@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,37 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.threadpool import ThreadPool
 
+from ota_server.fleet.journal import Event
 from ota_server.operator.receiving import Inbox
 from ota_server.operator.yard import Yard
 
 
 class TidyingService(Service):
-    """Removes halves of files, and goes on with what was being withdrawn. `policy` is the policy file."""
+    """Removes halves of files, and goes on with what was being withdrawn.
+
+    `policy` is the policy file, `now` tells the time in seconds since 1970, and `note` takes the events.
+    """
 
     name = "tidying"
     log = Logger()
 
-    def __init__(self, inbox: Inbox, yard: Yard, policy: Path, reactor: Any, pool: ThreadPool) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        yard: Yard,
+        policy: Path,
+        reactor: Any,
+        pool: ThreadPool,
+        now: Callable[[], float],
+        note: Callable[[Event], None],
+    ) -> None:
         self._inbox = inbox
         self._yard = yard
         self._policy = policy
         self._reactor = reactor
         self._pool = pool
+        self._now = now
+        self._note = note
         self._tidied: Deferred[None] | None = None
 
     def startService(self) -> None:
@@ -37,9 +53,10 @@ class TidyingService(Service):
 
     async def _tidy(self) -> None:
         try:
-            told = await deferToThreadPool(self._reactor, self._pool, self._yard.recover)
-            for each in told:
-                self.log.warn("{told}", told=each)
+            for each in await deferToThreadPool(self._reactor, self._pool, self._yard.recover, self._now()):
+                self.log.warn("{told}", told=each.told)
+                if each.event is not None:
+                    self._note(each.event)
             removed = await deferToThreadPool(self._reactor, self._pool, self._clean)
         except Exception:  # noqa: BLE001 - devices are served all the same
             self.log.failure("what was left behind can't be tidied up")

@@ -20,6 +20,8 @@ from typing import Any
 import attrs
 
 from ota_server.firmware.catalog import FileIdentity, Image
+from ota_server.firmware.versions import numbers_of, parse_file_version
+from ota_server.fleet.journal import Event
 from ota_server.operator.calls import Problem
 from ota_server.operator.receiving import Inbox
 
@@ -41,6 +43,14 @@ class _Move:
     kept: Path
     size: int
     mtime_ns: int
+
+
+@attrs.frozen
+class Recovered:
+    """What had been cut off: a sentence about it, and its event where the rest of it is done now."""
+
+    told: str
+    event: Event | None = None
 
 
 class Yard:
@@ -104,20 +114,21 @@ class Yard:
         os.rename(kept / _BEGUN, kept / RECORD)
         _sync(kept)
 
-    def recover(self) -> list[str]:
-        """Move what was to be moved when the process ended; return sentences about it. Raises nothing."""
-        told = []
+    def recover(self, now: float) -> list[Recovered]:
+        """Move what was to be moved when the process ended; `now` is in seconds since 1970. Raises nothing."""
+        found = []
         with suppress(OSError):
             for begun in sorted(self.folder.glob(f"*/{_BEGUN}")):
                 try:
-                    told.append(self._go_on(begun))
+                    found.append(self._go_on(begun, now))
                 except (OSError, ValueError, KeyError, TypeError) as error:
-                    told.append(f"{begun.parent}: what was withdrawn can't be moved there: {error}")
-        return told
+                    found.append(Recovered(f"{begun.parent}: what was withdrawn can't be moved there: {error}"))
+        return found
 
-    def _go_on(self, begun: Path) -> str:
+    def _go_on(self, begun: Path, now: float) -> Recovered:
         record: Mapping[str, Any] = json.loads(begun.read_text())
         root = self._inbox.folder_of(str(record["channel"]))
+        version = numbers_of(parse_file_version(str(record["version"])))
         moves = [
             _Move(
                 root / Path(each["file"]).name, begun.parent / Path(each["file"]).name, each["size"], each["mtime_ns"]
@@ -133,7 +144,19 @@ class Yard:
         with suppress(FileNotFoundError):
             self._complete(begun.parent, moves)
         names = ", ".join(move.kept.name for move in moves)
-        return f"{begun.parent}: {names}: withdrawn by {record['actor']}, which had been cut off"
+        actor, project = str(record["actor"]), str(record["project"])
+        return Recovered(
+            f"{begun.parent}: {names}: withdrawn by {actor}, which had been cut off",
+            Event(
+                now,
+                actor,
+                "yanked",
+                f"{names}; kept in {YANKED}/{begun.parent.name}; begun at {record['time']}, and cut off",
+                str(record["channel"]),
+                project,
+                version,
+            ),
+        )
 
 
 def _move(source: Path, kept: Path) -> None:

@@ -8,11 +8,20 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from ota_server.fleet.journal import Event
 from ota_server.operator.receiving import Inbox
 from ota_server.operator.tidying import TidyingService
 from ota_server.operator.yard import Yard
 from tests.keeping import logged
 from tests.web.memory import MemoryReactor, OwnThreadPool
+
+RECORD = {
+    "time": "2026-11-24T02:00:00.000Z",
+    "actor": "operator:me",
+    "channel": "stable",
+    "project": "lamp",
+    "version": "1.0.0",
+}
 
 
 class TidyingTests(SynchronousTestCase):
@@ -27,12 +36,14 @@ class TidyingTests(SynchronousTestCase):
         self.policy.symlink_to(self.rules / "ota.toml")
         self.inbox = Inbox(self.root)
         self.yard = Yard(self.inbox, self.state)
+        self.events: list[Event] = []
 
     def tidy(self) -> list[str]:
         """Start, and return what is logged."""
         clock = MemoryReactor()
         pool: Any = OwnThreadPool()
-        service = TidyingService(self.inbox, self.yard, self.policy, clock, pool)
+        note = self.events.append
+        service = TidyingService(self.inbox, self.yard, self.policy, clock, pool, clock.seconds, note)
         with logged() as lines:
             service.startService()
             clock.advance(0)
@@ -51,14 +62,16 @@ class TidyingTests(SynchronousTestCase):
         begun = self.yard.folder / "then"
         begun.mkdir(parents=True)
         file = {"file": image.name, "size": 5, "mtime_ns": image.stat().st_mtime_ns}
-        record = {"actor": "operator:me", "channel": "stable", "files": [file]}
-        (begun / ".yanking.json").write_text(json.dumps(record))
+        (begun / ".yanking.json").write_text(json.dumps(RECORD | {"files": [file]}))
         lines = self.tidy()
         self.assertEqual([part for part in parts if part.exists()], [])
         self.assertEqual((image.exists(), (begun / image.name).read_bytes()), (False, b"image"))
         self.assertIn("withdrawn by operator:me", lines[0])
         self.assertIn("2 files", lines[1])
-        self.assertEqual(self.tidy(), [])
+        (event,) = self.events
+        self.assertEqual((event.actor, event.kind), ("operator:me", "yanked"))
+        self.assertIn("lamp-1.0.bin; kept in yanked/then; begun at 2026-11-24T02:00:00.000Z", event.text)
+        self.assertEqual((self.tidy(), len(self.events)), ([], 1))
 
     def test_another_file_since(self) -> None:
         """A file that has come in the place of a withdrawn one stays."""
@@ -67,7 +80,7 @@ class TidyingTests(SynchronousTestCase):
         begun = self.yard.folder / "then"
         begun.mkdir(parents=True)
         file = {"file": image.name, "size": 5, "mtime_ns": 1}
-        (begun / ".yanking.json").write_text(json.dumps({"actor": "x", "channel": "stable", "files": [file]}))
+        (begun / ".yanking.json").write_text(json.dumps(RECORD | {"files": [file]}))
         self.tidy()
         self.assertEqual(image.read_bytes(), b"newer")
         self.assertTrue((begun / "yanked.json").exists())
@@ -79,6 +92,7 @@ class TidyingTests(SynchronousTestCase):
             begun.mkdir(parents=True, exist_ok=True)
             (begun / ".yanking.json").write_text(text)
             self.assertIn("can't be moved there", self.tidy()[0])
+        self.assertEqual(self.events, [])
 
     def test_failure(self) -> None:
         """Whatever goes wrong, the server starts."""

@@ -165,14 +165,18 @@ class RecoveringTests(SynchronousTestCase):
             ends.append(killed)
             for patch in patches:
                 patch.restore()
-            shop.yard.recover()
+            recovered = shop.yard.recover(7.0)
             files, kept = shop.files(), shop.files(shop.state)
             names = {Path(name).name for name in kept}
             if killed and files == FILES:
                 self.assertLessEqual(names & set(GONE), set())
             else:
                 self.assertEqual((files, names), (LEFT, {*GONE, "yanked.json"}), moment)
-            self.assertEqual(shop.yard.recover(), [])
+            for event in (each.event for each in recovered):
+                assert event is not None
+                self.assertEqual((event.actor, event.kind, event.time), ("operator:me", "yanked", 7.0))
+                self.assertEqual((event.channel, event.project, event.version), ("stable", "lamp", (2, 0, 0)))
+            self.assertEqual(shop.yard.recover(8.0), [])
         # It was killed at each of several steps, and at last there was none left.
         self.assertEqual(ends, sorted(ends, reverse=True))
         self.assertGreaterEqual(ends.count(True), 6)
