@@ -214,6 +214,8 @@ def _told_problems(image: Image) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             detail = f"there is no room to keep {image.file_name}; nothing was changed"
             raise Problem(507, "disk-full", "The disk is full", detail) from error
+        if error.errno == errno.ENOENT:
+            raise Problem(409, "changing", "The file has changed just now", f"{image.file_name} has gone") from error
         raise Problem(
             409,
             "folder-not-writable",

@@ -127,6 +127,14 @@ class YankingTests(SynchronousTestCase):
         self.assertEqual(shop.send("delete_release", "lamp", "2.0.0")[0], 409)
         self.assertEqual(shop.files()["lamp-2.0.bin"], b"newer bytes")
 
+    def test_gone_just_now(self) -> None:
+        """Nor is a release of which a person has just removed a file; nothing is said against the folder."""
+        shop = Workshop(self, FILES)
+        (shop.folder / "lamp-2.0.bin").unlink()
+        status, problem = shop.send("delete_release", "lamp", "2.0.0")
+        self.assertEqual((status, problem["type"]), (409, "/problems/changing"))
+        self.assertEqual(shop.files()["lamp-2.0.fs.bin"], b"files")
+
 
 class _KilledError(BaseException):
     """The process ends here."""
