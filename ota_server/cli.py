@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,11 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Each loads what it needs, and no more.
         module, function = _find_command(given[0], given[1:])
         try:
-            sys.exit(getattr(importlib.import_module(module), function)(given[1:]))
+            status = getattr(importlib.import_module(module), function)(given[1:])
+            sys.stdout.flush()
         except BrokenPipeError:
             # Who read what is printed has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
+            status = 1
+        if arguments is None and any(thread.daemon for thread in threading.enumerate()):
+            # A thread that works on in OpenSSL while the interpreter takes itself apart would crash, and with it the
+            # exit status be wrong.
+            sys.stderr.flush()
+            os._exit(status)
+        sys.exit(status)
     if given[:1] == ["run"]:
         del given[0]
     from twisted.scripts.twistd import run

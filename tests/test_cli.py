@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -41,6 +42,28 @@ class MainTests(SynchronousTestCase):
         """`python -m ota_server` is the same."""
         runpy.run_module("ota_server", run_name="__main__")
         self.assertEqual(self.seen, [["--nodaemon", "--pidfile=", "ota", "--port", "8001"]])
+
+
+class EndTests(SynchronousTestCase):
+    """How a command ends."""
+
+    def test_threads(self) -> None:
+        """A thread that works on keeps the process from being taken apart; status and output are those of the command.
+
+        One that works in OpenSSL meanwhile would end it by SIGSEGV.
+        """
+        program = (
+            "import atexit, sys, threading, time; from ota_server import cli; atexit.register(print, 'taken apart'); "
+            "sys.argv = ['ota-server', 'completion', *sys.argv[2:]]; "
+            "threading.Thread(target=time.sleep, args=(60,), daemon=True).start() if sys.argv[2:] else None; cli.main()"
+        )
+        for words, status, printed in ((["bash"], 0, "ota-server"), (["tcsh"], 2, ""), ([], 2, "taken apart")):
+            done = subprocess.run(
+                [sys.executable, "-c", program, "-", *words], capture_output=True, text=True, timeout=60
+            )
+            self.assertEqual(done.returncode, status, done.stderr)
+            self.assertIn(printed, done.stdout)
+            self.assertEqual("taken apart" in done.stdout, not words)
 
 
 class InspectTests(SynchronousTestCase):
