@@ -143,6 +143,15 @@ def _publish(options: PublishOptions, door: Door) -> int:
             failed = failed or error.status
             continue
         _tell(parcel, told, as_json=as_json)
+        if options["wait"] and told["outcome"] == "replaced":
+            # Outcomes are those of a version: what is known may be of the bytes before.
+            print(
+                f"ota-server publish: {spell(str(parcel.path))}: --wait can't tell how other bytes of the same version "
+                "fare; publish them as a new version",
+                file=sys.stderr,
+                flush=True,
+            )
+            failed = failed or Status.FAILED
     if failed is not None:
         return failed
     if not options["wait"]:

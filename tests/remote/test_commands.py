@@ -61,6 +61,16 @@ class CommandTests(ServerCase):
         self.succeed("publish", "--replace", str(file))
         self.assertEqual(self.check_in("1.0.0"), (200, "1.1.0"))
 
+    def test_wait_for_replaced(self) -> None:
+        """Nobody can tell whether what is confirmed of a version is of the bytes that took the place of others."""
+        file = self.put_aside("lamp-1.1.0.bin", LAMP[2])
+        self.succeed("publish", str(file))
+        file.write_bytes(LAMP[3])
+        status, out, errors = self.run_command("publish", "--replace", "--wait", str(file))
+        self.assertEqual(status, Status.FAILED)
+        self.assertIn("published in the place of another", out)
+        self.assertIn("publish them as a new version", errors)
+
     def test_publish_several(self) -> None:
         """Of several files those are published that can be; the status tells of the others."""
         good, bad = self.put_aside("lamp-1.1.0.bin", LAMP[2]), self.put_aside("lamp-1.2.0.bin", LAMP[3][:-100])
